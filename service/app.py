@@ -236,7 +236,7 @@ def _build_api(
     if settings.torchserve_api:
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
-    add_page(api, enabled=settings.page)
+    add_page(api, registry, metrics, enabled=settings.page)
     add_documentation(api)
     add_error_handlers(api, error_replies)
     return api

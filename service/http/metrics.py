@@ -86,6 +86,21 @@ class ServiceMetrics(Collector):
             classified = record.images - record.failed_images
             self._images[record.model, str(record.version)] += classified
 
+    def outcomes(self) -> dict[str, int]:
+        """Prediction requests by outcome, over all models."""
+        counts: Counter[str] = Counter()
+        for (_, outcome), count in self._requests.items():
+            counts[outcome] += count
+        return dict(counts)
+
+    def total_seconds_counts(self) -> list[int]:
+        """Prediction requests by their total time: one count per bound, and one above."""
+        counts = [0] * (len(SECONDS_BUCKETS) + 1)
+        for (_, stage), histogram in self._stages.items():
+            if stage == "total":
+                counts = [sum(pair) for pair in zip(counts, histogram.counts, strict=True)]
+        return counts
+
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "resident_requests",

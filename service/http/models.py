@@ -5,9 +5,10 @@ from typing import Any, Final
 from fastapi import APIRouter
 
 from service.errors import NotFoundError, NotReadyError
-from service.http.path_params import ModelName
+from service.http.path_params import ModelName, VersionNumber
 from service.http.schemas import Problem
 from service.versions.registry import Registry
+from service.versions.version_view import VersionDetail, describe_version
 from service.versions.views import ModelDetail, ModelList, describe_model, summarise
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -36,6 +37,13 @@ def build_model_router(registry: Registry) -> APIRouter:
             names = ", ".join(sorted(registry.models)) or "none"
             raise NotFoundError(f"there is no model {model!r}; the models are: {names}")
         return describe_model(registry, served)
+
+    @router.get(
+        "/v1/models/{model}/versions/{version}", summary="Show a version", responses=_RESPONSES
+    )
+    def show_version(model: ModelName, version: VersionNumber) -> VersionDetail:
+        """Its accuracy, gates and origin, whether or not it serves."""
+        return describe_version(registry, model, version)
 
     return router
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # Chromium reports each 4xx and 5xx on the console, even if the script handles it.
 HANDLED = "Failed to load resource"
+AXE = Path(__file__).parent / "page/axe-core/axe.min.js"
 
 
 @dataclass
@@ -46,3 +48,14 @@ def visiting(browser: "Browser", address: str, **context: Any) -> Iterator["Page
         yield page
         assert visit.problems == []
         assert visit.hosts <= {httpx.URL(address).netloc.decode(), ""}, "blob: has no host"
+
+
+def png(name: str, data: bytes) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/png", "buffer": data}
+
+
+def violations(page: "Page") -> list[str]:
+    """What axe-core finds, with the elements."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]

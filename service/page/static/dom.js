@@ -14,7 +14,7 @@ export function element(tag, properties = {}, ...children) {
     else if (value === true) created.setAttribute(name, "");
     else if (value !== false && value != null) created.setAttribute(name, value);
   }
-  created.append(...children.flat().filter((child) => child != null && child !== false));
+  created.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
   return created;
 }
 

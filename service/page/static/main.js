@@ -1,10 +1,18 @@
 /** Starts the page: the choice of a model and version, and the views. */
 
 import { ApiError, getJson } from "./api.js";
+import { CodeView } from "./code.js";
 import { button, element } from "./dom.js";
+import { LiveView } from "./live.js";
+import { ModelsView } from "./models.js";
 import { TryView } from "./try.js";
 
-const VIEWS = [["try", "Try", TryView]];
+const VIEWS = [
+  ["try", "Try", TryView],
+  ["models", "Models", ModelsView],
+  ["live", "Live", LiveView],
+  ["code", "Use it from code", CodeView],
+];
 const RETRY_MILLISECONDS = 2000;
 const main = document.getElementById("main");
 const views = new Map();

@@ -1,7 +1,11 @@
 """The model and health routes over real HTTP."""
 
 import httpx
-from colour_model import CLASS_NAMES, MODEL, SIZE
+from colour_model import CLASS_NAMES, MODEL, SIZE, publish, publish_deviating
+from http_problems import check_problem
+from server_process import running
+
+from model_store.store import ModelStore
 
 
 def test_models_are_listed(client: httpx.Client) -> None:
@@ -52,3 +56,19 @@ def test_trailing_slash_is_not_redirected(client: httpx.Client) -> None:
     """A redirect would send the image to any Host that the client names."""
     response = client.post("/v1/predict/", headers={"Host": "elsewhere.example"}, content=b"x")
     assert (response.status_code, response.json()["code"]) == (400, "not_an_image")
+
+
+def test_a_version_is_shown_whether_or_not_it_serves(store: ModelStore) -> None:
+    """With the state and the reason if it cannot serve."""
+    publish(store)
+    publish_deviating(store)
+    with running("--store", store.root, "--no-builtin") as server:
+        client = server.announced().client()
+        first, second = (client.get(f"/v1/models/{MODEL}/versions/{n}").json() for n in (1, 2))
+        check_problem(client.get(f"/v1/models/{MODEL}/versions/3"), 404, "version_not_found")
+        check_problem(client.get("/v1/models/none/versions/1"), 404, "model_not_found")
+        client.close()
+    assert (first["state"], first["golden_images"], first["metrics"]) == ("ready", 2, None)
+    assert (second["state"], second["version"]) == ("error", 2)
+    assert second["reason"]
+    assert first["digest"] != second["digest"]

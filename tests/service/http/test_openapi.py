@@ -210,6 +210,7 @@ def test_all_routes_are_documented(document: dict[str, Any]) -> None:
         *EMBED_PATHS,
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/models/{model}/versions/{version}",
         "/v1/models/{model}/versions/{version}/examples",
         "/v1/models/{model}/versions/{version}/examples/{index}",
         "/health/live",

@@ -3,10 +3,10 @@
 import csv
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from browser_page import visiting
+from browser_page import png, violations, visiting
 from colour_model import SIZE, WEIGHTS, encode, plain, publish
 from PIL import Image
 from server_process import REPOSITORY, ServerProcess, running
@@ -19,14 +19,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CAT = BUILTIN_ROOT / "cifar10/1/golden/cat.jpg"
-AXE = Path(__file__).parent / "axe-core/axe.min.js"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 TWO = [(0.3, 0.3), (0.45, 0.15), (0.65, 0.25), (0.6, 0.45), (0.3, 0.82), (0.7, 0.82)]
 FILES = "input[type=file]"
-
-
-def png(name: str, data: bytes) -> dict[str, Any]:
-    return {"name": name, "mimeType": "image/png", "buffer": data}
 
 
 def drop(page: "Page", files: list[tuple[str, bytes]]) -> None:
@@ -53,13 +48,6 @@ def draw(page: "Page", points: list[tuple[float, float]]) -> None:
     for x, y in at[1:]:
         page.mouse.move(x, y, steps=5)
     page.mouse.up()
-
-
-def violations(page: "Page") -> list[str]:
-    """What axe-core finds, with the elements."""
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
 
 
 def best_label(page: "Page") -> str | None:

@@ -1,0 +1,121 @@
+/** The live view: what the service does now, as small moving plots. */
+
+import { element, milliseconds } from "./dom.js";
+
+const SECONDS = 60; // shown in each plot
+const [WIDTH, HEIGHT] = [300, 60];
+const REJECTED = ["overloaded"];
+const PLOTS = [
+  ["Throughput", (now) => now.images, (value) => `${value.toFixed(0)} images/s`],
+  ["Median latency", (now) => now.median, milliseconds],
+  ["95 % are faster than", (now) => now.p95, milliseconds],
+  ["Images per batch", (now) => now.batch, (value) => value.toFixed(1)],
+  ["Queue", (now) => now.waiting, (value) => `${value} images`],
+  ["Rejected", (now) => now.rejected, (value) => `${value.toFixed(0)} requests/s`],
+];
+
+export class LiveView {
+  #source = null;
+  #last = null;
+  #history = [];
+
+  constructor(section) {
+    this.plots = PLOTS.map(([title, read, format]) => new Plot(title, read, format));
+    this.status = element("p", { class: "muted", role: "status" }, "Connecting …");
+    this.errors = element("ul", {});
+    section.append(
+      element("h1", {}, "Live"),
+      this.status,
+      element("div", { class: "plots" }, this.plots.map((plot) => plot.box)),
+      element("h2", {}, "Errors since the service started"),
+      this.errors,
+    );
+  }
+
+  use() {}
+
+  shown() {
+    if (this.#source) return;
+    this.#source = new EventSource("page/live");
+    this.#source.onmessage = (event) => this.#add(JSON.parse(event.data));
+    this.#source.onerror = () => { this.status.textContent = "No connection; trying again …"; };
+  }
+
+  hidden() {
+    this.#source?.close();
+    this.#source = this.#last = null;
+  }
+
+  #add(counters) {
+    const at = performance.now();
+    if (this.#last) {
+      this.#history = [...this.#history, difference(this.#last, counters, at)].slice(-SECONDS);
+      for (const plot of this.plots) plot.show(this.#history);
+    }
+    this.#last = { ...counters, at };
+    this.status.textContent = `The last ${SECONDS} seconds of this server process`;
+    const failed = Object.entries(counters.outcomes).filter(([outcome]) => outcome !== "ok");
+    this.errors.replaceChildren(...(failed.length
+      ? failed.map(([code, count]) => element("li", {}, element("code", {}, code), `: ${count.toLocaleString("en")}`))
+      : [element("li", {}, "none")]));
+  }
+}
+
+function difference(before, now, at) {
+  const seconds = (at - before.at) / 1000;
+  const counts = now.latency.counts.map((count, bucket) => count - before.latency.counts[bucket]);
+  const batches = now.batches - before.batches;
+  const images = now.images - before.images;
+  const rejected = REJECTED.reduce((sum, code) =>
+    sum + (now.outcomes[code] ?? 0) - (before.outcomes[code] ?? 0), 0);
+  return {
+    images: Math.max(images, 0) / seconds,
+    median: quantile(counts, now.latency.bounds, 0.5),
+    p95: quantile(counts, now.latency.bounds, 0.95),
+    batch: batches > 0 ? images / batches : 0,
+    waiting: now.waiting,
+    rejected: rejected / seconds,
+  };
+}
+
+/** A quantile in milliseconds from the counts of a histogram, as Prometheus interpolates it. */
+function quantile(counts, bounds, share) {
+  const rank = share * counts.reduce((sum, count) => sum + count, 0);
+  if (rank <= 0) return 0;
+  let below = 0;
+  for (const [bucket, count] of counts.entries()) {
+    if (below + count >= rank) {
+      const low = bucket ? bounds[bucket - 1] : 0;
+      const high = bounds[bucket] ?? low;
+      return 1000 * (low + ((high - low) * (rank - below)) / count);
+    }
+    below += count;
+  }
+  return 0;
+}
+
+class Plot {
+  constructor(title, read, format) {
+    [this.read, this.format] = [read, format];
+    this.value = element("p", { class: "large" }, "–");
+    this.canvas = element("canvas", { width: WIDTH * 2, height: HEIGHT * 2, "aria-hidden": "true" });
+    this.box = element("div", { class: "card plot" }, element("h2", {}, title), this.value, this.canvas);
+  }
+
+  show(history) {
+    const values = history.map(this.read);
+    this.value.textContent = this.format(values.at(-1));
+    const context = this.canvas.getContext("2d");
+    context.setTransform(2, 0, 0, 2, 0, 0);
+    context.clearRect(0, 0, WIDTH, HEIGHT);
+    const colours = getComputedStyle(this.box);
+    const top = Math.max(...values, 1e-9);
+    context.beginPath();
+    values.forEach((value, index) => {
+      const x = WIDTH - (values.length - 1 - index) * (WIDTH / (SECONDS - 1));
+      context.lineTo(x, HEIGHT - 3 - (value / top) * (HEIGHT - 6));
+    });
+    Object.assign(context, { strokeStyle: colours.getPropertyValue("--bar"), lineWidth: 2, lineJoin: "round" });
+    context.stroke();
+  }
+}

@@ -1,0 +1,175 @@
+/** The view of all models and versions: how good they are, and what an operator may do. */
+
+import { getJson, manage } from "./api.js";
+import { Comparison } from "./compare.js";
+import { announce, button, element, percent } from "./dom.js";
+import { renderError } from "./result.js";
+
+export class ModelsView {
+  constructor(section) {
+    this.problem = element("div");
+    this.list = element("div", { class: "models" });
+    this.comparison = new Comparison();
+    section.append(
+      element("h1", {}, "Models"),
+      this.problem,
+      this.list,
+      this.comparison.box,
+    );
+  }
+
+  use() {}
+
+  async shown() {
+    try {
+      const { models } = await getJson("v1/models");
+      const details = await Promise.all(models.map(({ model }) => getJson(modelPath(model))));
+      this.list.replaceChildren(...details.map((each) => this.#renderModel(each)));
+      this.comparison.use(details);
+      this.problem.replaceChildren();
+    } catch (error) {
+      this.problem.replaceChildren(renderError(error, () => this.shown()));
+    }
+  }
+
+  #renderModel(detail) {
+    const { model, versions } = detail;
+    const table = element(
+      "table", { class: "versions" },
+      element("caption", { class: "visually-hidden" }, `Versions of ${model}`),
+      element("thead", {}, element("tr", {}, ["Version", "State", "Top-1 accuracy", "Proof", "Change"].map((title) =>
+        element("th", { scope: "col" }, title)))),
+      element("tbody", {}, versions.map((each) => this.#renderVersion(detail, each))),
+    );
+    return element(
+      "article", { class: "card", "data-model": model },
+      element("h2", {}, model, " ", chip(detail.state), detail.default && chip("default")),
+      detail.reason && element("p", { class: "notice bad" }, detail.reason),
+      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Versions of ${model}` }, table),
+      element("p", { class: "actions" }, button("Roll back the newest promotion", () =>
+        this.#change(`Undo the newest promotion of ${model}?`, "POST", `${modelPath(model)}/rollback`, {}))),
+    );
+  }
+
+  #renderVersion(detail, { version, state, reason, held }) {
+    const aliases = Object.entries(detail.aliases ?? {}).filter(([, number]) => number === version);
+    const [accuracy, proof] = [element("td", {}, "…"), element("td", {}, "…")];
+    const more = element("td", { colspan: 5 });
+    const moreRow = element("tr", { hidden: true }, more);
+    const toggle = button(`${version}`, () => {
+      moreRow.hidden = !moreRow.hidden;
+      toggle.setAttribute("aria-expanded", `${!moreRow.hidden}`);
+    }, { "aria-expanded": "false", "aria-label": `Version ${version}: details`, class: "link disclosure" });
+    const path = `${modelPath(detail.model)}/versions/${version}`;
+    getJson(path).then((found) => {
+      accuracy.textContent = describeAccuracy(found.metrics);
+      proof.textContent = `${found.proof}, ${found.golden_images} golden images`;
+      more.replaceChildren(renderDetails(found));
+    }, (error) => {
+      accuracy.textContent = "–";
+      proof.textContent = error.message;
+    });
+    const change = (title, question, action) =>
+      button(title, () => this.#change(question, "POST", `${path}/${action}`, action === "promote" ? {} : null),
+        { "aria-label": `${title} version ${version} of ${detail.model}` });
+    return [
+      element(
+        "tr", { "data-version": version },
+        element("th", { scope: "row" }, toggle),
+        element("td", {}, chip(state), aliases.map(([name]) => chip(name)), held && chip(`held: ${held}`),
+          reason && element("p", { class: "small" }, reason)),
+        accuracy, proof,
+        element(
+          "td", {}, element(
+            "span", { class: "actions" },
+            change("Promote", `Point production of ${detail.model} to version ${version}?`, "promote"),
+            state === "ready"
+              ? change("Unload", `Stop serving version ${version} of ${detail.model} on this replica?`, "unload")
+              : change("Load", `Serve version ${version} of ${detail.model} on this replica?`, "load"),
+          ),
+        ),
+      ),
+      moreRow,
+    ];
+  }
+
+  async #change(question, method, path, body) {
+    if (!(await confirmed(question))) return;
+    try {
+      await manage(method, path, body);
+      await this.shown();
+      announce("Done");
+    } catch (error) {
+      this.problem.replaceChildren(renderError(error));
+      this.problem.scrollIntoView({ block: "center" });
+    }
+  }
+}
+
+function modelPath(model) {
+  return `v1/models/${encodeURIComponent(model)}`;
+}
+
+function chip(text) {
+  return element("span", { class: "chip small" }, text);
+}
+
+function describeAccuracy(metrics) {
+  if (!metrics) return "not measured";
+  const interval = metrics.top1_interval?.map(percent).join(" to ");
+  return `${percent(metrics.top1)}${interval ? ` (${interval})` : ""}, ${metrics.test_images.toLocaleString("en")} images`;
+}
+
+function renderDetails(found) {
+  const checks = [
+    ...found.gate.map((each) => ["all", each]),
+    ...found.variants.flatMap(({ precision, gate }) => gate.map((each) => [precision, each])),
+  ];
+  const facts = [
+    ["Published", new Date(found.created_at).toLocaleString()],
+    ["Digest", found.digest],
+    ["Labels", found.class_names.join(", ")],
+    found.training && ["Trained", `${found.training.architecture} on ${found.training.data.name}, ` +
+      `${found.training.epochs} epochs, seed ${found.training.seed}, run ${found.training.run_id}`],
+    found.training && ["Repeat it", found.training.command],
+    found.imported && ["Imported from", `${found.imported.name} (${found.imported.kind})`],
+    found.derived_from && ["Derived from", `${found.derived_from.model} version ${found.derived_from.version ?? "?"}`],
+  ].filter(Boolean);
+  return element(
+    "div", { class: "details" },
+    element("dl", {}, facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
+    checks.length > 0 && element(
+      "table", {},
+      element("caption", {}, "Gates"),
+      element("thead", {}, element("tr", {}, ["Check", "Variant", "Value", "Limit", "Result"].map((title) =>
+        element("th", { scope: "col" }, title)))),
+      element("tbody", {}, checks.map(([variant, each]) => element(
+        "tr", {},
+        element("th", { scope: "row", title: each.detail }, each.check),
+        element("td", {}, variant),
+        element("td", {}, each.value.toPrecision(4)),
+        element("td", {}, `${each.comparison === "at_least" ? "≥" : "≤"} ${each.threshold.toPrecision(4)}`),
+        element("td", {}, each.passed ? "passed" : `failed; waived: ${each.waived ?? "no"}`),
+      ))),
+    ),
+  );
+}
+
+/** Ask before a change. Resolves to whether the person agrees. */
+function confirmed(question) {
+  const dialog = element(
+    "dialog", { "aria-label": "Confirm" },
+    element("p", {}, question),
+    element("p", { class: "actions" },
+      button("Cancel", () => dialog.close("")),
+      button("Yes", () => dialog.close("yes"), { class: "primary" })),
+  );
+  document.body.append(dialog);
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    dialog.showModal();
+  });
+}
