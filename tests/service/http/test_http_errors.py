@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from colour_model import MODEL, labels, make_store, plain, publish
+from colour_model import MODEL, encode, labels, make_store, plain, publish
 from http_problems import check_problem
 from PIL import Image
 from server_process import PATIENCE_SECONDS, ServerProcess, request_head, running
@@ -21,7 +21,7 @@ from server_process import PATIENCE_SECONDS, ServerProcess, request_head, runnin
 from model_store.store import ModelStore
 
 RED, GREEN = plain("red"), plain("green")
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+FLOATS = encode(Image.new("F", (8, 8)), "TIFF")  # of no defined range
 JSON = {"content-type": "application/json"}
 
 
@@ -100,10 +100,10 @@ BODIES: list[Any] = [
     ("huge_png", {"content": png_of_size(60_000, 60_000)}, 413, "too_many_pixels"),
     ("large_png", {"content": png_of_size(9_000, 9_000)}, 413, "too_many_pixels"),
     ("thin_png", {"content": png_of_size(1, 60_000_000)}, 413, "too_many_pixels"),
-    ("heic", {"content": HEIC}, 415, "unsupported_image"),
+    ("floats", {"content": FLOATS}, 415, "unsupported_image"),
     (
-        "heic_as_heic",
-        {"content": HEIC, "headers": {"content-type": "image/heic"}},
+        "floats_as_tiff",
+        {"content": FLOATS, "headers": {"content-type": "image/tiff"}},
         415,
         "unsupported_image",
     ),
