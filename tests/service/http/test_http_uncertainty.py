@@ -197,7 +197,13 @@ def test_model_details_show_the_calibration(calibrated: httpx.Client) -> None:
 
 
 def test_the_answer_is_what_the_document_says(calibrated: httpx.Client) -> None:
-    """A refused image's answer with a set has all documented properties but these three."""
+    """A refused image's answer with a set has all documented properties but these four."""
     schemas = calibrated.get("/openapi.json").json()["components"]["schemas"]
-    answered = {*ask(calibrated, DARK, "?coverage=0.9"), "embedding", "error", "name"}
+    answered = {
+        *ask(calibrated, DARK, "?coverage=0.9"),
+        "embedding",
+        "error",
+        "explanation",
+        "name",
+    }
     assert answered == set(schemas["Result"]["properties"])
