@@ -114,7 +114,7 @@ def runs(console: Console, runs: Path) -> None:
     """
     from training.commands.common import print_next, print_next_step
     from training.display import TrainingDisplay
-    from training.reports.comparison import list_runs, runs_table
+    from training.reports.run_list import list_runs, runs_table
 
     display, paths = TrainingDisplay(console), list_runs(runs)
     if not paths:

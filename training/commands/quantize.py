@@ -92,8 +92,9 @@ def quantize(
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.quantization.publication import open_source_version, publish_variant
+    from training.quantization.quantized_variant import QuantizationSettings
     from training.quantization.refusal import describe_refusal
-    from training.quantization.variants import QuantizationSettings, make_variant
+    from training.quantization.variants import make_variant
     from training.quantization.version_data import is_training_data, open_version_data
     from training.tables import sensitivity_table
 

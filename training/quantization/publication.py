@@ -10,7 +10,7 @@ from model_store.version import Version
 from training.derived_version import publish_derived
 from training.errors import QuantizationError
 from training.quantization.graph import require_float32
-from training.quantization.variants import QuantizedVariant
+from training.quantization.quantized_variant import QuantizedVariant
 from training.steps.publish import Published
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from training.data.image_set import ImageSet, escape_unprintable
-from training.quantization.variants import QuantizationSettings, QuantizedVariant
+from training.quantization.quantized_variant import QuantizationSettings, QuantizedVariant
 
 SHOWN: Final = 5
 """Images and layers that are named."""

@@ -1,7 +1,6 @@
 """Makes a variant of a version in another precision, and checks it on the whole test split."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,7 +16,6 @@ from training.data.sampling import evenly_spaced
 from training.errors import QuantizationError
 from training.gates.gate import apply_waivers
 from training.quantization.checks import (
-    ALLOWED_CHANGED_IMAGES,
     INVARIANCE_IMAGES,
     MAX_DRIFT,
     VariantCandidate,
@@ -27,13 +25,16 @@ from training.quantization.checks import (
     top1_loss_points,
 )
 from training.quantization.defaults import (
-    DEFAULT_CALIBRATION_IMAGES,
-    DEFAULT_MAX_LOSS,
     SWEEP_LAYERS,
 )
 from training.quantization.float16 import convert_to_half
 from training.quantization.graph import layers_of
 from training.quantization.int8 import CALIBRATION_BATCH, calibrate
+from training.quantization.quantized_variant import (
+    ChangedLabel,
+    QuantizationSettings,
+    QuantizedVariant,
+)
 from training.quantization.scoring import Scorer, open_scorer, score
 from training.quantization.sensitivity import (
     SWEEP_IMAGES,
@@ -50,62 +51,6 @@ VALIDATION_IMAGES: Final = 1000
 _DRIFT_QUANTILE: Final = 0.99
 ProgressFactory = Callable[[str], Callable[[int, int], None]]
 """Takes the title of a step, returns its progress callback of (done, total)."""
-
-
-@dataclass(frozen=True)
-class QuantizationSettings:
-    """The user's choices.
-
-    Attributes:
-        max_loss: Percentage points of top-1 that may be lost. None allows 0.5 points or two
-            images, whichever is more.
-        sweep: Whether to measure each layer. None measures networks of up to 40 layers.
-    """
-
-    precision: Precision = "int8"
-    max_loss: float | None = None
-    calibration_images: int = DEFAULT_CALIBRATION_IMAGES
-    sweep: bool | None = None
-
-    def allowed_loss(self, images: int) -> float:
-        """Percentage points of top-1 that may be lost on this number of images."""
-        if self.max_loss is not None:
-            return self.max_loss
-        return max(DEFAULT_MAX_LOSS, 100 * ALLOWED_CHANGED_IMAGES / images)
-
-
-@dataclass(frozen=True)
-class ChangedLabel:
-    """A test image with another top-1 than in fp32: its index, and the class before and after."""
-
-    image: int
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
-class QuantizedVariant:
-    """A converted file with its checks.
-
-    Attributes:
-        golden_logits: Logits of each golden image on this machine.
-        top1: fp32's and the variant's top-1 on the test split.
-        fp32_layers: Layers that were left in fp32.
-        sensitivities: Empty if layers were not measured.
-        changed: Test images with another top-1 than in fp32.
-        changed_golden: Golden images with another top-1, by their paths in the version.
-    """
-
-    precision: Precision
-    data: bytes
-    tolerance: float
-    golden_logits: tuple[tuple[float, ...], ...]
-    checks: tuple[Check, ...]
-    top1: tuple[float, float]
-    fp32_layers: tuple[str, ...] = ()
-    sensitivities: tuple[Sensitivity, ...] = ()
-    changed: tuple[ChangedLabel, ...] = ()
-    changed_golden: tuple[str, ...] = ()
 
 
 def make_variant(

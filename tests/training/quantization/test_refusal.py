@@ -5,9 +5,13 @@ import pytest
 from model_store.manifest import Check
 from training.data.image_set import ImageSet
 from training.data.sources import load_data
+from training.quantization.quantized_variant import (
+    ChangedLabel,
+    QuantizationSettings,
+    QuantizedVariant,
+)
 from training.quantization.refusal import SHOWN, describe_refusal
 from training.quantization.sensitivity import Sensitivity
-from training.quantization.variants import ChangedLabel, QuantizationSettings, QuantizedVariant
 
 LAYERS = tuple(Sensitivity(f"layer{number}", 0.5 / number) for number in range(1, 9))
 

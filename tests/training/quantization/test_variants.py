@@ -17,11 +17,8 @@ from training.errors import QuantizationError
 from training.gates.waivers import VARIANT_CHECKS
 from training.quantization import variants
 from training.quantization.publication import open_source_version, publish_variant
-from training.quantization.variants import (
-    QuantizationSettings,
-    QuantizedVariant,
-    make_variant,
-)
+from training.quantization.quantized_variant import QuantizationSettings, QuantizedVariant
+from training.quantization.variants import make_variant
 from training.run.data import RunData
 
 DIGITS = "digits-resnet20"

@@ -23,14 +23,13 @@ from training.reports.comparison import (
     McNemarTest,
     comparison_table,
     config_differences,
-    list_runs,
     mcnemar_tests,
     read_compared,
-    runs_table,
     untested_pairs,
     write_comparison,
 )
 from training.reports.history import read_history
+from training.reports.run_list import list_runs, runs_table
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.evaluate import read_figures, read_labels

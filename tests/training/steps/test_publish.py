@@ -13,7 +13,7 @@ from model_store.store import ModelStore
 from training.errors import GateError, RunError
 from training.gates import gate as gates
 from training.quantization.publication import publish_variant
-from training.quantization.variants import QuantizedVariant
+from training.quantization.quantized_variant import QuantizedVariant
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
