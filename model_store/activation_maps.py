@@ -28,7 +28,7 @@ _COLOURS: Final = np.array(  # of the values 0, 1/3, 2/3 and 1
 
 
 @dataclass(frozen=True)
-class Classifier:
+class ClassifierWeights:
     """The last layer of a version.
 
     Attributes:
@@ -46,7 +46,7 @@ def has_activation_maps(version: Version) -> bool:
     return manifest.classifier is not None and manifest.outputs.features is not None
 
 
-def read_classifier(version: Version) -> Classifier:
+def read_classifier(version: Version) -> ClassifierWeights:
     """Read the last layer of a version that `has_activation_maps`.
 
     Raises:
@@ -63,11 +63,11 @@ def read_classifier(version: Version) -> Classifier:
         raise VersionCorruptError(f"{version}: {path} is not a file of weight and bias") from None
     if weight.ndim != 2 or (len(weight),) != bias.shape:
         raise VersionCorruptError(f"{version}: {path} has a weight and a bias that do not fit")
-    return Classifier(weight, bias)
+    return ClassifierWeights(weight, bias)
 
 
 def activation_maps(
-    features: NDArray[np.float32], classifier: Classifier, classes: Sequence[int]
+    features: NDArray[np.float32], classifier: ClassifierWeights, classes: Sequence[int]
 ) -> NDArray[np.float32]:
     """The activation map of each class.
 

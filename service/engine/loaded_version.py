@@ -4,7 +4,7 @@ import threading
 from contextlib import ExitStack
 from functools import cached_property, partial
 
-from model_store.activation_maps import Classifier, has_activation_maps, read_classifier
+from model_store.activation_maps import ClassifierWeights, has_activation_maps, read_classifier
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
 from model_store.sealed_model import load_density
@@ -113,7 +113,7 @@ class LoadedVersion:
         return has_activation_maps(self.version)
 
     @cached_property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> ClassifierWeights:
         """The last layer, which is read when an explanation first needs it."""
         return read_classifier(self.version)
 
