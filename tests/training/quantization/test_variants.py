@@ -69,7 +69,7 @@ def passed(quantized: QuantizedVariant) -> QuantizedVariant:
 
 def test_int8_passes_every_check_but_speed(quantized: QuantizedVariant) -> None:
     """Top-1 drops by at most 0.3 percentage points."""
-    assert [check.check for check in quantized.checks] == list(VARIANT_CHECKS)
+    assert sorted(check.check for check in quantized.checks) == sorted(VARIANT_CHECKS)
     assert all(check.passed for check in quantized.checks if check.check != "speed")
     assert quantized.top1[0] - quantized.top1[1] <= 0.003
     assert quantized.fp32_layers == ()
