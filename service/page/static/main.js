@@ -11,7 +11,7 @@ const VIEWS = [
   ["try", "Try", TryView],
   ["models", "Models", ModelsView],
   ["live", "Live", LiveView],
-  ["code", "Use it from code", CodeView],
+  ["code", "Code", CodeView],
 ];
 const RETRY_MILLISECONDS = 2000;
 const main = document.getElementById("main");
