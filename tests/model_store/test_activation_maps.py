@@ -8,7 +8,7 @@ from PIL import Image
 
 from model_store.activation_maps import (
     OVERLAY_SIDE,
-    Classifier,
+    ClassifierWeights,
     activation_maps,
     read_classifier,
     render_overlay,
@@ -32,7 +32,7 @@ SPECS = {
         letterbox=Letterbox(padding=(0, 0, 0)),
     ),
 }
-RED = Classifier(np.array([[1, -0.5, -0.5]], np.float32), np.zeros(1, np.float32))
+RED = ClassifierWeights(np.array([[1, -0.5, -0.5]], np.float32), np.zeros(1, np.float32))
 STORED = {  # how a camera stores an upright image that it marks with an orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,

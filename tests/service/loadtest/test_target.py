@@ -9,6 +9,7 @@ from PIL import Image as PillowImage
 from starlette.datastructures import Headers
 
 from model_store.image_header import sniff
+from service.http.request_body import find_body_kind
 from service.http.request_body import read_images as read_body
 from service.loadtest import target as targets
 from service.loadtest.connection import Address
@@ -98,7 +99,8 @@ def test_requests_cycle_through_the_images(images: int, each: int, expected: lis
         assert first == "POST /v1/predict HTTP/1.1"
         assert headers["authorization"] == "Bearer key"
         assert int(headers["content-length"]) == len(body)
-        received += read_body(headers, body, max_images=each)
+        kind = find_body_kind(headers, body)
+        received += read_body(headers, body, each, kind).images
     assert received == [sent[number % images].data for number in range(sum(expected))]
 
 
