@@ -48,6 +48,7 @@ class Server(uvicorn.Server):
     on_stop: Callable[[], None] | None = None
     drain_delay_seconds = 0.0
     uds: Path | None = None
+    has_page = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -93,7 +94,9 @@ class Server(uvicorn.Server):
     def announce(self) -> None:
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry and not self.should_exit:
-            text = "\n".join(describe_startup(self.registry, self.address, self.uds))
+            text = "\n".join(
+                describe_startup(self.registry, self.address, self.uds, has_page=self.has_page)
+            )
             # In a thread, because printing blocks if nobody reads stdout.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()
 
@@ -144,7 +147,7 @@ def run(settings: Settings) -> None:
             ws="none",
         )
     )
-    server.on_stop, server.uds = app.stop, settings.uds
+    server.on_stop, server.uds, server.has_page = app.stop, settings.uds, settings.page
     server.drain_delay_seconds = settings.drain_delay_seconds
     gc.freeze()  # collecting all imported objects would block the event loop for 40 ms
     gc.set_threshold(GC_THRESHOLD)
@@ -167,7 +170,9 @@ def configure_logging(settings: Settings) -> None:
         access_log.logger.setLevel(logging.WARNING)
 
 
-def describe_startup(registry: Registry, address: str, uds: Path | None = None) -> list[str]:
+def describe_startup(
+    registry: Registry, address: str, uds: Path | None = None, *, has_page: bool = True
+) -> list[str]:
     """Lines for the terminal: models, the default, problems, the docs, a command to try."""
     default = registry.models.get(registry.default_model or "")
     return [
@@ -178,6 +183,7 @@ def describe_startup(registry: Registry, address: str, uds: Path | None = None) 
         ),
         _describe_default(registry.default_model),
         *_describe_problems(registry),
+        *([f"  page   {address}/"] if has_page and not uds else []),
         *([] if uds else [f"  docs   {address}/docs"]),
         *_example_command(default, address, uds),
     ]

@@ -74,6 +74,9 @@ def test_printed_lines_work(server: ServerProcess) -> None:
     printed = server.stdout.wait_for(r"^  docs   (\S+)$")
     assert printed
     assert httpx.get(printed[1], trust_env=False).status_code == 200
+    page = re.search(r"^  page   (\S+)$", server.stdout.text, re.MULTILINE)
+    assert page
+    assert "text/html" in httpx.get(page[1], trust_env=False).headers["content-type"]
     assert re.search(
         rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE
     )
