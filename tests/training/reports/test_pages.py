@@ -25,6 +25,7 @@ def test_unprintable_characters_are_written_as_escapes() -> None:
             drawings=[],
             differences=differences,
             mcnemar_tests=[],
+            untested=[],
         )
     )
     assert page.all("td") == ["\\x1b[31m<b>", "\\udcff&"]
