@@ -33,9 +33,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             operator.secret,
             folder / "image.jpg",
         )
-        log = operator.server.stderr.text
-    assert '"GRPC /inference.GRPCInferenceService/ModelInfer" 200' in log
-    assert '"GRPC /inference.GRPCInferenceService/ModelInfer" 404' in log
+        for status in (200, 404):  # lines of the log may arrive a moment after the answer
+            line = f'"GRPC /inference.GRPCInferenceService/ModelInfer" {status}'
+            assert operator.server.stderr.wait_for(line), operator.server.stderr.text
     parsed: dict[str, Any] = json.loads(output)
     return parsed
 
