@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_store.aliases import PRODUCTION, Aliases, check_alias_name, rollback_history
+from model_store.aliases import PRODUCTION, Aliases, check_alias_name
 from model_store.errors import (
     AliasError,
     ModelNotFoundError,
@@ -26,9 +26,9 @@ from model_store.errors import (
     StoreUnreadableError,
     VersionNotFoundError,
 )
-from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
-from model_store.names import check_name, is_name, parse_version, printable
-from model_store.publishing import STAGING_PREFIX, publish_version
+from model_store.names import check_name, is_name, parse_version
+from model_store.pruning import PruneReport, prune_versions
+from model_store.publishing import publish_version
 from model_store.store_layout import (
     SingleModel,
     directories,
@@ -52,21 +52,6 @@ class ModelContents:
     layer: StoreLayer
     versions: tuple[int, ...]
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class PruneReport:
-    """What `prune` deleted, or would delete.
-
-    Attributes:
-        deleted: Version numbers.
-        kept: Why a version was kept, by version number.
-        leftovers: Paths, relative to the model, of what killed processes left behind.
-    """
-
-    deleted: tuple[int, ...]
-    kept: Mapping[int, str]
-    leftovers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -336,36 +321,11 @@ class ModelStore:
                 f"keep must be at least 1, so that the latest version stays, got {keep}"
             )
         directory = self.root if self.single_model() else self.root / model
-        versions = self.versions(model)
-        kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
-        for alias in self.aliases(model).names():
-            stack = rollback_history(self.aliases(model).history(alias))
-            kept |= dict.fromkeys(stack[-max(keep, 2) : -1], f"{alias} can be rolled back to it")
-            kept |= dict.fromkeys(stack[-1:], f"{alias} points to it")
-        deleted = []
-        for version in sorted(set(versions) - set(kept)):
-            if dry_run or remove_tree_if_unused(directory / str(version)):
-                deleted.append(version)
-            else:
-                kept[version] = "a process has it open"
-        leftovers = [
-            name
-            for name in directories(directory)
-            if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))
-        ]
-        if not dry_run:
-            leftovers = [name for name in leftovers if remove_tree_if_unused(directory / name)]
-        for draft in self.aliases(model).abandoned_drafts():
-            if not dry_run:
-                draft.unlink(missing_ok=True)
-            leftovers.append(printable(draft.relative_to(directory).as_posix()))
-        return PruneReport(
-            tuple(deleted),
-            {version: kept[version] for version in versions if version in kept},
-            tuple(leftovers),
+        return prune_versions(
+            directory, self.versions(model), self.aliases(model), keep, dry_run=dry_run
         )
 
-    def _locate(self, model: str) -> "_Location":
+    def _locate(self, model: str) -> _Location:
         check_name(model)
         for layer, root in self._layers:
             names = self._model_directories(root)
