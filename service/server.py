@@ -21,7 +21,6 @@ from model_store import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
-from service.http.access_log import RateLimit
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.log_format import FORMATTERS
 from service.settings import Settings
@@ -165,7 +164,7 @@ def configure_logging(settings: Settings) -> None:
     # Not logged, and each costs time in every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    access_log.logger.addFilter(RateLimit(settings.access_log_rate))
+    access_log.rate_limit.records_per_second = settings.access_log_rate
     if not settings.access_log:
         access_log.logger.setLevel(logging.WARNING)
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import time
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +18,35 @@ MAX_PATH_LENGTH: Final = 500
 _ROUTINE_PATHS: Final = ("/health/", "/metrics", "/v2/health/", "/ping")
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%\[\]-]{1,64}")
 logger = logging.getLogger(__name__)
+
+
+class RateLimit:
+    """Lets at most `records_per_second` requests without an error into the log.
+
+    The number that was left out is logged with the first request of a later second.
+    """
+
+    def __init__(self, records_per_second: int) -> None:
+        self.records_per_second = records_per_second
+        self._second = 0
+        self._passed = 0
+        self._left_out = 0
+
+    def allows(self, second: int) -> bool:
+        """Count a request that ended in `second`; True if it is to be logged."""
+        if second != self._second:
+            left_out, self._second, self._passed, self._left_out = self._left_out, second, 0, 0
+            if left_out:
+                logger.info("requests not logged, because there are many count=%d", left_out)
+        if self._passed >= self.records_per_second:
+            self._left_out += 1
+            return False
+        self._passed += 1
+        return True
+
+
+rate_limit: Final = RateLimit(sys.maxsize)
+"""Asked before a record is built, which costs more than most other steps of a small request."""
 
 
 def log_request(
@@ -43,6 +73,8 @@ def log_request(
     level = logging.DEBUG if routine else logging.INFO
     if not logger.isEnabledFor(level):
         return
+    if status < HTTPStatus.BAD_REQUEST and not rate_limit.allows(int(time.time())):
+        return
     host = (scope.get("client") or ("",))[0]  # a trusted proxy may forward any text
     host = host if _HOST.fullmatch(host) else "-"
     path = shorten(scope.get("raw_path", b"").decode("ascii", "backslashreplace"), MAX_PATH_LENGTH)
@@ -62,36 +94,10 @@ def log_request(
         fields["model"], fields["version"] = prediction.model, prediction.version
         fields["images"] = prediction.images
         line += f" {prediction.model}/{prediction.version} images={prediction.images}"
-    fields |= ids.fields
-    line += "".join(f" {name}={value}" for name, value in ids.fields.items())
+    for name, value in ids.fields.items():
+        fields[name] = value
+        line += f" {name}={value}"
     # logger.info() would search the stack for its caller, which costs more than all of the above.
     record = logging.LogRecord(logger.name, level, __file__, 0, line, None, None)
     setattr(record, REQUEST_FIELDS, fields)
     logger.handle(record)
-
-
-class RateLimit(logging.Filter):
-    """Lets at most `records_per_second` requests without an error into the log.
-
-    The number that was left out is logged with the first record of a later second.
-    """
-
-    def __init__(self, records_per_second: int) -> None:
-        super().__init__()
-        self._records_per_second = records_per_second
-        self._second = 0
-        self._passed = 0
-        self._left_out = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if getattr(record, REQUEST_FIELDS, {}).get("status", HTTPStatus.BAD_REQUEST) >= 400:
-            return True
-        second = int(record.created)
-        if second != self._second:
-            left_out, self._second, self._passed, self._left_out = self._left_out, second, 0, 0
-            if left_out:
-                logger.info("requests not logged, because there are many count=%d", left_out)
-        self._passed += 1
-        passes = self._passed <= self._records_per_second
-        self._left_out += not passes
-        return passes

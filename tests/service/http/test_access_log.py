@@ -22,7 +22,9 @@ from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProc
 
 from model_store.store import ModelStore
 from service import stderr_log
-from service.http.access_log import RateLimit
+from service.http import access_log
+from service.http.access_log import RateLimit, log_request
+from service.http.request_ids import RequestIds
 from service.log_format import REQUEST_FIELDS, JsonFormatter, LineFormatter
 from service.stderr_log import StderrHandler
 
@@ -261,24 +263,29 @@ def test_json_log_of_a_server(colour_store: ModelStore) -> None:
     assert "secret-key" not in server.stderr.text
 
 
-def request_record(second: int, status: int = 200) -> logging.LogRecord:
-    record = logging.makeLogRecord({"created": float(second)})
-    setattr(record, REQUEST_FIELDS, {"status": status})
-    return record
-
-
 def test_requests_above_a_rate_are_left_out_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Per second; errors are always logged."""
+    """Per second; the number follows with the first request of a later second."""
     limit = RateLimit(2)
-    assert [limit.filter(request_record(1)) for _ in range(5)] == [True, True, False, False, False]
-    assert limit.filter(request_record(1, status=429))
+    assert [limit.allows(1) for _ in range(5)] == [True, True, False, False, False]
     assert not caplog.records
-    assert limit.filter(request_record(2))
+    assert limit.allows(2)
     assert [record.args for record in caplog.records] == [(3,)]
-    assert limit.filter(request_record(3))
+    assert limit.allows(3)
     assert len(caplog.records) == 1
+
+
+def test_rate_limit_never_leaves_out_errors(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests without an error are left out at a limit of 0."""
+    monkeypatch.setattr(access_log, "rate_limit", RateLimit(0))
+    scope = {"method": "GET", "path": "/", "raw_path": b"/"}
+    for status in (200, 307, 404, 429, 503):
+        log_request(scope, status, 0.0, RequestIds(f"id-{status}"))
+    logged = [getattr(record, REQUEST_FIELDS)["status"] for record in caplog.records]
+    assert logged == [404, 429, 503]
 
 
 def test_access_log_can_be_disabled(colour_store: ModelStore, tmp_path: Path) -> None:
