@@ -34,7 +34,7 @@ METHOD = (
 
 
 @dataclass(frozen=True)
-class Rate:
+class ProtocolRate:
     images_per_second: float
     core_milliseconds: float
     p50: float = float("nan")
@@ -44,13 +44,13 @@ class Rate:
 
 def measure(options: Options) -> None:
     """Compare both with ONNX Runtime alone, and gRPC with HTTP."""
-    workload, rates = resnet20(), dict[str, list[Rate]]()
+    workload, rates = resnet20(), dict[str, list[ProtocolRate]]()
     loop = list(map(str, run_raw(workload).values()))
     missing = None
     for number in range(options.rounds):
         seconds = str(options.seconds)
         alone = run_raw(workload, "--seconds", seconds, "--loop", *loop)
-        rates.setdefault(ALONE, []).append(Rate(**alone))
+        rates.setdefault(ALONE, []).append(ProtocolRate(**alone))
         port = free_port()
         grpc = () if missing else ("--grpc-port", str(port))
         try:
@@ -82,7 +82,7 @@ def binary_bodies(workload: Workload) -> Bodies:
 
 def _round(
     workload: Workload, options: Options, grpc: tuple[str, ...], port: int
-) -> Iterator[tuple[str, Rate]]:
+) -> Iterator[tuple[str, ProtocolRate]]:
     extra = (*options.service, *grpc)
     single, batches = OURS.bodies(workload), binary_bodies(workload)
     path = f"/v2/models/{workload.model}/infer"
@@ -106,14 +106,14 @@ def _round(
 
 def _rate(
     server: RunningSide, load: Callable[[float], WrkResult], options: Options, images: int
-) -> Rate:
+) -> ProtocolRate:
     """The rate of images; a request has `images` of them."""
     load(options.warm_up_seconds)
     members = family(server.pid)
     before = processor_seconds(members)
     result = load(options.seconds)
     used = processor_seconds(members) - before
-    return Rate(
+    return ProtocolRate(
         result.images_per_second * images,
         1e3 * used / max(1, result.answered * images),
         result.p50,
@@ -148,7 +148,9 @@ def _check(server: RunningSide, path: str, bodies: Bodies, workload: Workload) -
         raise SideError("answers binary tensors differently from the model's file")
 
 
-def _report(options: Options, rates: dict[str, list[Rate]], missing: str | None) -> list[str]:
+def _report(
+    options: Options, rates: dict[str, list[ProtocolRate]], missing: str | None
+) -> list[str]:
     rows = []
     figures = {name: np.array([each.images_per_second for each in rates[name]]) for name in rates}
     for name, each in rates.items():

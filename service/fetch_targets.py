@@ -76,7 +76,7 @@ def join_redirect(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise url_not_allowed("it redirects to what is no URL") from None
+        raise url_not_allowed("it redirects to a target that is not a URL") from None
 
 
 def url_not_allowed(reason: str) -> BadRequestError:

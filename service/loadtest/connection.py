@@ -17,7 +17,7 @@ import httptools
 CLOSED: Final = "connection closed by the server"
 
 
-class ConnectionFailedError(Exception):
+class NoResponseError(Exception):
     """There is no response. Failures are counted by `kind`."""
 
     def __init__(self, kind: str) -> None:
@@ -51,10 +51,10 @@ class Connection(asyncio.Protocol):
         self.is_open = False
 
     def send(self, request: bytes, timeout_seconds: float) -> asyncio.Future[Response]:
-        """Send a complete request; the future ends in its response or a ConnectionFailedError."""
+        """Send a complete request; the future ends in its response or a NoResponseError."""
         self._pending = self._loop.create_future()
         if self._transport is None or not self.is_open:
-            self._pending.set_exception(ConnectionFailedError(CLOSED))
+            self._pending.set_exception(NoResponseError(CLOSED))
             return self._pending
         kind = describe_timeout(timeout_seconds)
         self._timeout = self._loop.call_later(timeout_seconds, self._fail, kind)
@@ -108,11 +108,11 @@ class Connection(asyncio.Protocol):
         pending, self._pending = self._pending, None
         self.close()
         if pending and not pending.done():
-            pending.set_exception(ConnectionFailedError(kind))
+            pending.set_exception(NoResponseError(kind))
 
 
 async def connect(address: Address, timeout_seconds: float) -> Connection:
-    """Open a connection. Raises ConnectionFailedError."""
+    """Open a connection. Raises NoResponseError."""
     context = _tls_context() if address.tls else None
     loop: Any = asyncio.get_running_loop()
     try:
@@ -121,9 +121,9 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
                 Connection, address.host, address.port, ssl=context
             )
     except TimeoutError:
-        raise ConnectionFailedError(describe_timeout(timeout_seconds)) from None
+        raise NoResponseError(describe_timeout(timeout_seconds)) from None
     except OSError as error:
-        raise ConnectionFailedError(describe_connection_error(error)) from None
+        raise NoResponseError(describe_connection_error(error)) from None
     return connection  # type: ignore[no-any-return]
 
 

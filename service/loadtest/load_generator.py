@@ -21,7 +21,7 @@ import orjson
 from service.loadtest.connection import (
     Address,
     Connection,
-    ConnectionFailedError,
+    NoResponseError,
     Response,
     connect,
     describe_timeout,
@@ -181,7 +181,7 @@ class _Generator:
             response = await connection.send(request.data, due + timeout_seconds - sample.sent)
             sample.status = response.status
             sample.images, sample.error = classify_response(response, request.images)
-        except ConnectionFailedError as error:
+        except NoResponseError as error:
             timed_out = error.kind.startswith("no answer")
             sample.error = describe_timeout(timeout_seconds) if timed_out else error.kind
         finally:
@@ -203,7 +203,7 @@ class _Generator:
                     await released
             except TimeoutError:
                 kind = describe_timeout(self._load.timeout_seconds)
-                raise ConnectionFailedError(kind) from None
+                raise NoResponseError(kind) from None
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:

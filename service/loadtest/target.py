@@ -17,7 +17,7 @@ from service.http.request_body import FIELD
 from service.loadtest.connection import (
     Address,
     Connection,
-    ConnectionFailedError,
+    NoResponseError,
     Response,
     connect,
 )
@@ -186,7 +186,7 @@ async def _send(target: Target, data: bytes, timeout_seconds: float) -> Response
     try:
         connection = await connect(target.address, timeout_seconds)
         return await connection.send(data, timeout_seconds)
-    except ConnectionFailedError as error:
+    except NoResponseError as error:
         where = f"{target.address.host}:{target.address.port}"
         raise MeasurementError(
             f"{where}: {error.kind}. Start a server with `python -m service`, or check the URL"

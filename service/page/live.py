@@ -7,16 +7,51 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.http.metrics import SECONDS_BUCKETS, ServiceMetrics
+from service.prediction.admission import overloaded
 from service.versions.registry import Registry
 
 INTERVAL_SECONDS: Final = 1.0
+MAX_STREAMS: Final = 50
+"""Most streams at once, because they need no key and each one costs time every second."""
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would buffer
+
+
+class LimitedStreams:
+    """Counts the streams that are open, and rejects those beyond `MAX_STREAMS`."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def check(self) -> None:
+        """Raise OverloadedError if no further stream may be opened."""
+        if self._open >= MAX_STREAMS:
+            raise overloaded(f"at most {MAX_STREAMS} live views may be open at the same time")
+
+    def __enter__(self) -> None:
+        self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+
+
+class CountedResponse(StreamingResponse):
+    """Counts as an open stream until it ends or its client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], streams: LimitedStreams) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams:
+            await super().__call__(scope, receive, send)
 
 
 def add_live_route(app: FastAPI, registry: Registry, metrics: ServiceMetrics) -> None:
     """Serve `/page/live`. Like `/metrics` it needs no key, and holds only counts."""
+    streams = LimitedStreams()
 
     async def events() -> AsyncIterator[bytes]:
         while not registry.stopping:  # or the server would wait for this response at its end
@@ -25,7 +60,8 @@ def add_live_route(app: FastAPI, registry: Registry, metrics: ServiceMetrics) ->
 
     @app.get("/page/live", include_in_schema=False)
     async def live() -> StreamingResponse:
-        return StreamingResponse(events(), media_type="text/event-stream", headers=_HEADERS)
+        streams.check()
+        return CountedResponse(events(), streams)
 
 
 def read_counters(registry: Registry, metrics: ServiceMetrics) -> dict[str, Any]:

@@ -38,7 +38,12 @@ export class LiveView {
     if (this.#source) return;
     this.#source = new EventSource("page/live");
     this.#source.onmessage = (event) => this.#add(JSON.parse(event.data));
-    this.#source.onerror = () => { this.status.textContent = "No connection; trying again …"; };
+    this.#source.onerror = (event) => {
+      const ended = event.target.readyState === EventSource.CLOSED; // an error status
+      this.status.textContent = ended
+        ? "The live view is not available now. Open it again later."
+        : "No connection; trying again …";
+    };
   }
 
   hidden() {

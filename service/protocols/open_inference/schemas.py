@@ -201,7 +201,7 @@ class StatisticDuration(BaseModel):
 
 
 class InferStatistics(BaseModel):
-    """Requests by outcome, and the stages of those that succeeded."""
+    """Successful and failed requests, and the stages of the successful ones."""
 
     success: StatisticDuration
     fail: StatisticDuration

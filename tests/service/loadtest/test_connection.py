@@ -11,7 +11,7 @@ from service.loadtest.connection import (
     CLOSED,
     Address,
     Connection,
-    ConnectionFailedError,
+    NoResponseError,
     Response,
     connect,
 )
@@ -91,7 +91,7 @@ async def test_connection_closed_by_the_server_is_not_used_again() -> None:
     ) as connection:
         assert (await connection.send(REQUEST, PATIENCE_SECONDS)).status == 200
         assert not connection.is_open
-        with pytest.raises(ConnectionFailedError, match=CLOSED):
+        with pytest.raises(NoResponseError, match=CLOSED):
             await connection.send(REQUEST, PATIENCE_SECONDS)
 
 
@@ -117,7 +117,7 @@ async def test_failed_responses_are_counted_by_kind(
 ) -> None:
     """The connection is closed after a half response, silence, or another protocol."""
     async with serving(answer) as connection:
-        with pytest.raises(ConnectionFailedError) as caught:
+        with pytest.raises(NoResponseError) as caught:
             await connection.send(REQUEST, seconds)
         assert caught.value.kind == kind
         assert not connection.is_open
@@ -127,5 +127,5 @@ async def test_closed_port_is_a_refused_connection() -> None:
     """The kind of this failure is its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(ConnectionFailedError, match="connection refused"):
+    with pytest.raises(NoResponseError, match="connection refused"):
         await connect(Address("127.0.0.1", port), PATIENCE_SECONDS)

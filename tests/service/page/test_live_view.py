@@ -1,14 +1,16 @@
 """The live view: its stream of counters, and what a person sees of it."""
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import httpx
 from browser_page import violations
 from colour_model import plain
-from server_process import running
+from server_process import PATIENCE_SECONDS, running
 
 from model_store.store import ModelStore
+from service.page.live import MAX_STREAMS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -42,6 +44,30 @@ def test_stream_counts_requests_and_batches(colour_store: ModelStore) -> None:
         assert "timeout graceful shutdown exceeded" not in server.stderr.text
         assert "Traceback" not in server.stderr.text
         client.close()
+
+
+def test_number_of_streams_is_limited(client: httpx.Client) -> None:
+    """The next one gets 429, until one of them ends."""
+    with ExitStack() as streams:
+        unlimited = httpx.Client(
+            base_url=client.base_url,
+            timeout=PATIENCE_SECONDS,
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+        streams.enter_context(unlimited)
+        opened = [
+            streams.enter_context(unlimited.stream("GET", "/page/live")) for _ in range(MAX_STREAMS)
+        ]
+        assert {response.status_code for response in opened} == {200}
+        rejected = client.get("/page/live")
+        assert (rejected.status_code, rejected.json()["code"]) == (429, "overloaded")
+        assert int(rejected.headers["retry-after"]) >= 1
+    while True:  # the server notices each end on its own
+        with client.stream("GET", "/page/live") as response:
+            if response.status_code == 200:
+                break
+        assert response.status_code == 429
 
 
 def test_plots_move(page: "Page") -> None:
