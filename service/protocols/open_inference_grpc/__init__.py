@@ -1,5 +1,5 @@
 """The Open Inference Protocol over gRPC, with the extra `grpc`.
 
 Only `server` is imported from outside, and only if `SERVICE_GRPC_PORT` is set. `open_inference_pb2`
-and `open_inference_pb2_grpc` are generated from `open_inference.proto`, which says how.
+is generated from `open_inference.proto`, which says how.
 """

@@ -4,18 +4,17 @@ import logging
 from typing import Final
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.protocols.open_inference_grpc import open_inference_pb2
 from service.protocols.open_inference_grpc.health import ReadinessServicer
-from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
-    add_GRPCInferenceServiceServicer_to_server,
-)
+from service.protocols.open_inference_grpc.open_inference_pb2 import DESCRIPTOR
 from service.protocols.open_inference_grpc.servicer import GrpcParts, OpenInferenceServicer
 
 MAX_CALLS: Final = 1024
 """Most calls at once; others get RESOURCE_EXHAUSTED. Each may hold one message in memory."""
+_INFERENCE: Final = DESCRIPTOR.services_by_name["GRPCInferenceService"]
 logger = logging.getLogger(__name__)
 
 
@@ -35,12 +34,11 @@ class GrpcServer:
 
     async def start(self) -> None:
         server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=MAX_CALLS)
-        servicer = OpenInferenceServicer(self._parts)
-        add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((_build_handler(OpenInferenceServicer(self._parts)),))
         health = ReadinessServicer(self._parts.pipeline.registry)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         names = [
-            open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+            _INFERENCE.full_name,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             reflection.SERVICE_NAME,
         ]
@@ -54,3 +52,20 @@ class GrpcServer:
         """Take no more calls, and finish those in progress within the grace period."""
         if self._server:
             await self._server.stop(grace_seconds)
+
+
+def _build_handler(servicer: OpenInferenceServicer) -> grpc.GenericRpcHandler:
+    """Serve each method of the .proto file by the servicer's method of the same name."""
+    handlers = {}
+    for method in _INFERENCE.methods:
+        build = (
+            grpc.stream_stream_rpc_method_handler
+            if method.client_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        handlers[method.name] = build(
+            getattr(servicer, method.name),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(_INFERENCE.full_name, handlers)

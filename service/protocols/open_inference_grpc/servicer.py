@@ -28,9 +28,6 @@ from service.protocols.open_inference.schemas import RepositoryChange
 from service.protocols.open_inference.statistics import describe_statistics, find_served
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
 from service.protocols.open_inference_grpc.messages import build_infer_message, read_infer_message
-from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
-    GRPCInferenceServiceServicer,
-)
 from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, fill
 from service.versions.operations import Operations
 
@@ -49,7 +46,7 @@ class GrpcParts:
     max_images: int
 
 
-class OpenInferenceServicer(GRPCInferenceServiceServicer):
+class OpenInferenceServicer:
     """Translates calls into the same functions that the REST routes use."""
 
     def __init__(self, parts: GrpcParts) -> None:

@@ -13,6 +13,7 @@ import pytest
 from asgi_application import Application, started, until
 from colour_model import MODEL, SIZE, plain
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -23,11 +24,29 @@ from server_process import PATIENCE_SECONDS
 from model_store.store import ModelStore
 from service.key_file import add_key
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
-from service.protocols.open_inference_grpc.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from service.settings import MEBIBYTE
 
 pytestmark = pytest.mark.anyio
 SHAPE = [1, SIZE, SIZE, 3]
+
+
+class InferenceStub:
+    """The methods of the .proto file as calls on a channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+        method = service.methods_by_name[name]
+        connect = (
+            self._channel.stream_stream if method.client_streaming else self._channel.unary_unary
+        )
+        return connect(
+            f"/{service.full_name}/{name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
 
 
 @asynccontextmanager
@@ -89,7 +108,7 @@ async def test_raw_and_typed_contents(
 ) -> None:
     """Pixels as bytes or numbers, encoded images as bytes; also with many numbers."""
     async with serving(colour_store.root, caplog) as (_, channel):
-        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        infer = InferenceStub(channel).ModelInfer
         response = await infer(raw("red", "blue", id="7"))
         assert (response.id, response.model_name, response.model_version) == ("7", MODEL, "1")
         assert labels(response) == ["red", "blue"]
@@ -141,7 +160,7 @@ async def test_malformed_messages_are_invalid_arguments(
 ) -> None:
     """Each has a message; the next call is answered."""
     async with serving(colour_store.root, caplog) as (_, channel):
-        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        infer = InferenceStub(channel).ModelInfer
         for name, request in MALFORMED.items():
             error = await failure(infer(request))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, name
@@ -155,7 +174,7 @@ async def test_overload_deadlines_and_cancelled_calls(
 ) -> None:
     """RESOURCE_EXHAUSTED says when to retry; images of ended calls are not run."""
     async with serving(colour_store.root, caplog, max_queue_size=3) as (application, channel):
-        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        infer = InferenceStub(channel).ModelInfer
         model, served = application.hold_model(), application.served()
         running = asyncio.ensure_future(infer(raw("red")))
         await model.begun()
@@ -188,7 +207,7 @@ async def test_deadline_of_a_call_is_known_to_admission(
 ) -> None:
     """What cannot be ready in time is rejected at once, instead of at the deadline."""
     async with serving(colour_store.root, caplog, deadline_seconds=5000) as (application, channel):
-        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        infer = InferenceStub(channel).ModelInfer
         model, served = application.hold_model(), application.served()
         running = asyncio.ensure_future(infer(raw("red")))
         await model.begun()
@@ -210,7 +229,7 @@ async def test_cancelled_stream_ends_its_requests(
     """What waits is dropped, and its places are free."""
     async with serving(colour_store.root, caplog) as (application, channel):
         model, served = application.hold_model(), application.served()
-        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = InferenceStub(channel)
         stream = stub.ModelStreamInfer()
         await stream.write(raw("red"))
         await model.begun()
@@ -229,7 +248,7 @@ async def test_limits_of_messages_images_and_memory(
     """A message has the limit of a body, and counts towards the memory of all of them."""
     limits = {"max_body_bytes": 50_000, "max_images": 4, "max_upload_bytes": MEBIBYTE}
     async with serving(colour_store.root, caplog, **limits) as (application, channel):
-        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        infer = InferenceStub(channel).ModelInfer
         large = await failure(infer(typed("BYTES", [1], bytes_contents=[b"x" * 50_000])))
         assert large.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         many = await failure(infer(raw(*["red"] * 5)))
@@ -247,7 +266,7 @@ async def test_keys_are_sent_as_metadata(
     """The same keys as over HTTP, for inference, streams and the repository."""
     secret = add_key(tmp_path / "keys.json", "app", ["predict"])
     async with serving(colour_store.root, caplog, keys=tmp_path / "keys.json") as (_, channel):
-        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = InferenceStub(channel)
         key = (("authorization", f"Bearer {secret}"), ("x-request-id", "mine"))
         call = stub.ModelInfer(raw("red"), metadata=key)
         assert labels(await call) == ["red"]
@@ -288,7 +307,7 @@ async def test_health_follows_readiness(
         application.app.stop()
         assert (await watch.read()).status == states.NOT_SERVING
         assert (await stub.Check(requests[0])).status == states.NOT_SERVING
-        inference = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        inference = InferenceStub(channel)
         assert not (await inference.ServerReady(pb.ServerReadyRequest())).ready
 
 
