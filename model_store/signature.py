@@ -4,8 +4,8 @@ A manifest names its model and the sha256 of every other file, so its signature 
 version. It is in `manifest.sig` beside the manifest: 64 bytes over a fixed prefix and the bytes of
 `manifest.json`. Keys are PEM files, as `openssl genpkey -algorithm ed25519` writes them.
 
-A signature does not cover the version's number or aliases: who can write to the store still
-chooses among the versions that were signed for a model.
+A signature does not cover the version's number or aliases. Someone who can write to the store can
+still choose among the signed versions of a model.
 """
 
 from collections.abc import Sequence
@@ -52,11 +52,11 @@ class SigningKey:
             key = serialization.load_pem_private_key(_read(path), password=None)
         except (TypeError, ValueError):
             raise KeyFileError(
-                f"{path} is no unencrypted private key in PEM; make one with "
+                f"{path} must be an unencrypted private key in PEM; make one with "
                 "openssl genpkey -algorithm ed25519 -out FILE"
             ) from None
         if not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise KeyFileError(f"{path} is a private key of another kind; Ed25519 is needed")
+            raise KeyFileError(f"{path} must be an Ed25519 key, got a private key of another kind")
         return cls(key.private_bytes_raw())
 
     def sign(self, manifest: bytes) -> bytes:
@@ -81,8 +81,8 @@ class TrustedKeys:
         """Read a file with one or more Ed25519 public keys in PEM, one after the other.
 
         Raises:
-            KeyFileError: The file cannot be read, holds no such key or anything else, or the
-                package `cryptography` is missing.
+            KeyFileError: The file cannot be read, does not hold such keys alone, or the package
+                `cryptography` is missing.
         """
         _require_cryptography()
         *blocks, rest = _read(path).split(_PEM_END)
@@ -93,9 +93,9 @@ class TrustedKeys:
             try:
                 key = serialization.load_pem_public_key(block.lstrip() + _PEM_END)
             except ValueError:
-                raise KeyFileError(f"{path}: key {number} is no public key in PEM") from None
+                raise KeyFileError(f"{path}: key {number} is not a public key in PEM") from None
             if not isinstance(key, ed25519.Ed25519PublicKey):
-                raise KeyFileError(f"{path}: key {number} is of another kind than Ed25519")
+                raise KeyFileError(f"{path}: key {number} is not an Ed25519 key")
             keys.append(key.public_bytes_raw())
         return cls(keys)
 

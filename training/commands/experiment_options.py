@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from model_store.manifest import ResizeMode
 from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
 from training.commands.options import (
+    CHANGES,
     DATA_DIR,
     DEVICE,
     DIRECTORY,
+    EPOCHS,
+    PRECISION,
     RUNS,
     SEED,
     THREADS,
     add_options,
-    parse_changes,
+    build_request,
     pass_console,
 )
 from training.errors import InterruptedRunError, RunError
@@ -73,14 +75,6 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
     @functools.wraps(command)
     def run(
         console: Console,
-        data: tuple[str, ...],
-        data_dir: Path | None,
-        image_size: tuple[int, int] | None,
-        resize_mode: ResizeMode | None,
-        recipe: str,
-        epochs: int | None,
-        changes: tuple[str, ...],
-        precision: Any,
         runs: Path,
         out: Path,
         device: str,
@@ -91,18 +85,8 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         from training.display import TrainingDisplay
         from training.experiments.experiment_report import write_experiment_report
         from training.experiments.laboratory import Laboratory
-        from training.run.request import RunRequest
 
-        request = RunRequest(
-            data,
-            recipe=recipe,
-            changes=(*changes, f"epochs={epochs}") if epochs else changes,
-            image_size=image_size,
-            resize_mode=resize_mode,
-            data_dir=data_dir,
-            precision=precision,
-            golden_samples=0,
-        ).resolved()
+        request = build_request(values, golden_samples=0).resolved()
         with (
             join_processes(device, threads) as process,
             TrainingDisplay(console) as display,
@@ -134,26 +118,9 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             show_default=True,
             help="Recipe of all networks; `recipes` lists them.",
         ),
-        click.option(
-            "--epochs",
-            type=click.IntRange(min=1),
-            help="Number of epochs instead of the recipe's; the schedule is scaled to it.",
-        ),
-        click.option(
-            "--set",
-            "changes",
-            multiple=True,
-            callback=parse_changes,
-            metavar="NAME=VALUE",
-            help="Change one value of the recipe. May be repeated.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
-            default="auto",
-            show_default=True,
-            help="auto uses bf16 if the hardware supports it.",
-        ),
+        EPOCHS,
+        CHANGES,
+        PRECISION,
         click.option(
             "--out",
             type=DIRECTORY,

@@ -147,6 +147,26 @@ def parse_changes(
     return changes
 
 
+EPOCHS = click.option(
+    "--epochs", type=click.IntRange(min=1), help="Overrides the epochs of the recipe."
+)
+CHANGES = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    callback=parse_changes,
+    metavar="NAME=VALUE",
+    help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto uses bf16 if the hardware supports it.",
+)
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how to train."""
     return add_options(
@@ -157,17 +177,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Name of a recipe (`python -m training recipes` lists them), or a .toml file.  "
             "[default: the name of the data, finetune with --start, else modern]",
         ),
-        click.option(
-            "--epochs", type=click.IntRange(min=1), help="Overrides the epochs of the recipe."
-        ),
-        click.option(
-            "--set",
-            "changes",
-            multiple=True,
-            callback=parse_changes,
-            metavar="NAME=VALUE",
-            help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
-        ),
+        EPOCHS,
+        CHANGES,
         click.option(
             "--seed",
             type=SEED,
@@ -175,13 +186,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Seed of weights, image order and augmentation.",
         ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
-            default="auto",
-            show_default=True,
-            help="auto uses bf16 if the hardware supports it.",
-        ),
+        PRECISION,
         click.option(
             "--compile",
             type=click.Choice(["auto", "on", "off"]),

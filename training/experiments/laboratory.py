@@ -105,7 +105,7 @@ class Laboratory:
             architecture: The network.
             seed: The seed of the run.
             place: The place of the network in the experiment, as in "network 3 of 8".
-            following: The networks that are to be trained after it, for the forecast.
+            following: The networks that are trained after it, for the estimate.
 
         Raises:
             TrainingError: The training failed, or the finished run used other data.
@@ -222,14 +222,15 @@ class Laboratory:
 
 
 def seconds_of_all(left: float, done: float, architecture: str, following: Sequence[str]) -> float:
-    """Forecast the time of this training and of those that follow.
+    """Estimate the seconds until this training and all following ones are finished.
 
-    All have the same recipe, so that a training takes a time in proportion to its layers.
+    The recipe is the same for all of them, so a training takes time in proportion to the depth of
+    its network.
 
     Args:
-        left: Seconds that are left of this training.
-        done: The share of its steps that is done, below 1.
-        architecture: The network of this training.
+        left: Seconds until this training is finished.
+        done: Share of its steps that are done, below 1.
+        architecture: The network that is being trained.
         following: The networks that are trained after it.
     """
     own, *others = (parse_architecture(name).depth for name in (architecture, *following))
