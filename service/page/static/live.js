@@ -77,16 +77,16 @@ function difference(before, now, at) {
     images: Math.max(images, 0) / seconds,
     median: quantile(counts, now.latency.bounds, 0.5),
     p95: quantile(counts, now.latency.bounds, 0.95),
-    batch: batches > 0 ? images / batches : 0,
+    batch: batches > 0 ? images / batches : null,
     waiting: now.waiting,
     rejected: rejected / seconds,
   };
 }
 
-/** A quantile in milliseconds from the counts of a histogram, as Prometheus interpolates it. */
+/** A quantile in milliseconds from the counts of a histogram, as Prometheus interpolates it; null without requests. */
 function quantile(counts, bounds, share) {
   const rank = share * counts.reduce((sum, count) => sum + count, 0);
-  if (rank <= 0) return 0;
+  if (rank <= 0) return null;
   let below = 0;
   for (const [bucket, count] of counts.entries()) {
     if (below + count >= rank) {
@@ -109,7 +109,8 @@ class Plot {
 
   show(history) {
     const values = history.map(this.read);
-    this.value.textContent = this.format(values.at(-1));
+    const last = values.at(-1);
+    this.value.textContent = last === null ? "–" : this.format(last);
     const context = this.canvas.getContext("2d");
     context.setTransform(2, 0, 0, 2, 0, 0);
     context.clearRect(0, 0, WIDTH, HEIGHT);
@@ -117,6 +118,7 @@ class Plot {
     const top = Math.max(...values, 1e-9);
     context.beginPath();
     values.forEach((value, index) => {
+      if (value === null) return; // no request in this second
       const x = WIDTH - (values.length - 1 - index) * (WIDTH / (SECONDS - 1));
       context.lineTo(x, HEIGHT - 3 - (value / top) * (HEIGHT - 6));
     });

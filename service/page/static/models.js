@@ -46,7 +46,7 @@ export class ModelsView {
       element("h2", {}, model, " ", chip(detail.state), detail.default && chip("default")),
       detail.reason && element("p", { class: "notice bad" }, detail.reason),
       element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Versions of ${model}` }, table),
-      element("p", { class: "actions" }, button("Roll back the newest promotion", () =>
+      hasAliases(detail) && element("p", { class: "actions" }, button("Roll back the newest promotion", () =>
         this.#change(`Undo the newest promotion of ${model}?`, "POST", `${modelPath(model)}/rollback`, {}))),
     );
   }
@@ -82,7 +82,7 @@ export class ModelsView {
         element(
           "td", {}, element(
             "span", { class: "actions" },
-            change("Promote", `Point production of ${detail.model} to version ${version}?`, "promote"),
+            hasAliases(detail) && change("Promote", `Point production of ${detail.model} to version ${version}?`, "promote"),
             state === "ready"
               ? change("Unload", `Stop serving version ${version} of ${detail.model} on this replica?`, "unload")
               : change("Load", `Serve version ${version} of ${detail.model} on this replica?`, "load"),
@@ -153,6 +153,11 @@ function renderDetails(found) {
       ))),
     ),
   );
+}
+
+/** Built-in models have no aliases, so nothing can be promoted or rolled back. */
+function hasAliases(detail) {
+  return detail.layer !== "built-in";
 }
 
 /** Ask before a change. Resolves to whether the person agrees. */

@@ -104,3 +104,11 @@ def test_views_fit_on_a_phone(page: "Page") -> None:
         page.click(f"a[data-view={view}]")
         page.locator(content).first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_built_in_models_cannot_be_promoted(page: "Page") -> None:
+    """They have no aliases, so the page does not offer what the service would refuse."""
+    page.click("a[data-view=models]")
+    page.get_by_label("Unload version 1 of cifar10").wait_for()
+    assert page.get_by_label("Promote version 1 of cifar10").count() == 0
+    assert page.get_by_text("Roll back the newest promotion").count() == 0
