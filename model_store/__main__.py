@@ -244,8 +244,8 @@ def copy(
     \b
       python -m model_store copy model_store/models /srv/models flowers
 
-    Without MODEL, every model is copied. Versions that are there already are skipped. Aliases are
-    not copied: `promote` decides what the destination serves.
+    Without MODEL, every model is copied. Versions that DESTINATION already has are skipped. Aliases
+    are not copied: `promote` decides what the destination serves.
     """
     stores = ModelStore(source, builtin_root=None), ModelStore(destination, builtin_root=None)
     destination.mkdir(parents=True, exist_ok=True)

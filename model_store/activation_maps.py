@@ -1,4 +1,4 @@
-"""Class-activation maps: which part of an image speaks for a class.
+"""Class-activation maps: which parts of an image support a class.
 
 They are exact for networks that end in global average pooling and one linear layer: the mean of a
 map plus the bias of its class is the logit (Zhou et al. 2016, "Learning Deep Features for
@@ -50,7 +50,7 @@ def read_classifier(version: Version) -> ClassifierWeights:
     """Read the last layer of a version that `has_activation_maps`.
 
     Raises:
-        VersionCorruptError: The file is altered, or not what the manifest says.
+        VersionCorruptError: The file is altered, or has no valid weight and bias.
         StoreUnreadableError: It cannot be read.
     """
     assert version.manifest.classifier  # noqa: S101  the caller has checked it
@@ -60,9 +60,9 @@ def read_classifier(version: Version) -> ClassifierWeights:
         with np.load(data, allow_pickle=False) as arrays:
             weight, bias = (np.asarray(arrays[name], np.float32) for name in ("weight", "bias"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise VersionCorruptError(f"{version}: {path} is not a file of weight and bias") from None
+        raise VersionCorruptError(f"{version}: {path} must hold weight and bias") from None
     if weight.ndim != 2 or (len(weight),) != bias.shape:
-        raise VersionCorruptError(f"{version}: {path} has a weight and a bias that do not fit")
+        raise VersionCorruptError(f"{version}: {path} has weight and bias of different lengths")
     return ClassifierWeights(weight, bias)
 
 
@@ -87,7 +87,7 @@ def render_overlay(
 ) -> bytes:
     """Draw a map as a picture to lay over the image that it explains.
 
-    What speaks against the class, and what the model did not see, is transparent.
+    Parts that do not support the class, or that the crop removed, are transparent.
 
     Args:
         activation_map: float32 `[height, width]`.

@@ -28,9 +28,9 @@ def copy_versions(
 ) -> Iterator[CopiedVersion]:
     """Publish the versions of `source` in `destination`, oldest first.
 
-    A version that is there already, by the sha256 of its manifest, is not copied again. A copy
-    gets the next version number and keeps its manifest, so its digest stays the same. Aliases are
-    not copied: `promote` decides what the destination serves.
+    A version is skipped if the destination has a version with the same digest. A copy gets the
+    next version number and keeps its manifest, so its digest stays the same. Aliases are not
+    copied: `promote` decides what the destination serves.
 
     Args:
         source: The store to read. Every file is compared with its sealed sha256.

@@ -27,7 +27,7 @@ MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
 PARTS: Final = 3
 LOWEST_ENERGY: Final = np.float32(-2)
-"""A network may be most confident far from its data: a clothes model is, on photographs."""
+"""Networks can be very confident far from their data, as a model for clothes on photographs."""
 _SHORTEST: Final = np.float32(1e-12)
 
 Floats = NDArray[np.float32]

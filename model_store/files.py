@@ -81,7 +81,7 @@ def open_regular_below(directory: Path, relative: str) -> FileIO:
 
 
 def follow_link(path: Path) -> Path:
-    """Return where `path` itself is, if it is a symbolic link. Links above it are kept.
+    """Return the target of `path` if it is a symbolic link. Links in its parents are kept.
 
     `Path.resolve` would also resolve links like `/proc/7/root`, which lead to the files of another
     container.
@@ -264,7 +264,7 @@ class DirectoryLock:
 
 @cache
 def _log_missing_locks(reason: str) -> None:
-    """Say it once: from then on nothing keeps `prune` from deleting a version that is in use."""
+    """Warn once per reason: without locks, `prune` can delete a version that is in use."""
     logger.warning(
         "file system without locks reason=%r: do not prune the store while it is in use", reason
     )

@@ -49,9 +49,9 @@ class Region(NamedTuple):
 
 
 def seen_region(width: int, height: int, spec: Preprocessing) -> Region:
-    """The part of an upright image that the model sees: what the crop takes from it.
+    """The part of an upright image that resize and crop leave for the model.
 
-    With a letterbox, the region reaches over the image, because the padding is seen too.
+    With a letterbox, the region extends beyond the image, because it includes the padding.
     """
     resized = resized_size(width, height, spec)
     padded = _padded_size(width, height, spec)

@@ -1,4 +1,4 @@
-"""Layouts of folders: which have splits, and which are no class folders at all."""
+"""Recognizes folders of splits and of classes, and explains what to do with other layouts."""
 
 import shlex
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ def has_splits(tree: FolderTree, folder: str = "") -> bool:
 
 
 def refuse_other_layouts(root: Path, tree: FolderTree) -> None:
-    """Raise DataError if the folders in `root` are no classes, and say what to do instead."""
+    """Raise DataError if the folders in `root` are not classes, and say what to do instead."""
     folders, shown = tree.folders(""), _shorten(root)
     if not folders:
         raise DataError(

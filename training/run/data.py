@@ -204,8 +204,8 @@ def _require_present(run: Run) -> None:
     if moved:
         words = ["python", "-m", "training", "resume", str(run.path), *chain(*options)]
         raise RunError(
-            f"{run.path} began with {', '.join(sorted(moved))}, which is not there any more. Put "
-            f"it back, or say where it is now: {shlex.join(words)}"
+            f"{run.path} began with {', '.join(sorted(moved))}, which no longer exists. Put "
+            f"it back, or name its new place: {shlex.join(words)}"
         )
 
 

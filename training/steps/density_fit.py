@@ -12,9 +12,9 @@ from model_store.uncertainty import energy
 from training.steps.calibration_fit import ABSTENTION_TARGET, Labels, most_refused
 
 DENSITY_IMAGES: Final = 20_000
-"""At most so many training images are used, evenly spaced."""
+"""At most this many training images are used, evenly spaced."""
 MIN_IMAGES_PER_DIM: Final = 4
-"""With fewer training images per dimension, a covariance says more about them than about others."""
+"""With fewer training images per dimension, the covariance overfits."""
 SHRINKAGE: Final = 1e-3
 """Share of the mean variance that is added to each direction, so that none has variance 0."""
 

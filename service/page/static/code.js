@@ -11,7 +11,7 @@ export class CodeView {
     section.append(
       element("h1", {}, "Use it from code"),
       element(
-        "p", {}, "The same answers as on this page. Leave the key out if the service needs none. ",
+        "p", {}, "These requests return the answers of this page. Leave out the key if the service needs none. ",
         element("a", { href: "docs" }, "All routes and parameters"), ".",
       ),
       this.samples,

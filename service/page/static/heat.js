@@ -43,7 +43,7 @@ export class HeatMap {
       paint(map), region.left * scale, region.top * scale, region.width * scale, region.height * scale,
     );
     this.canvas.dataset.label = label;
-    this.caption.textContent = `Bright parts speak for “${label}”. Choose another label to see its map.`;
+    this.caption.textContent = `Bright parts support “${label}”. Choose another label to see its map.`;
     this.#fade();
   }
 

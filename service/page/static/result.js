@@ -100,9 +100,9 @@ function renderSet(result) {
 function describeScores(target) {
   const { calibration, can_abstain: canAbstain } = target.detail;
   const scores = calibration
-    ? "Scores are calibrated: of many answers with 80 %, about 80 % are right."
+    ? "Scores are calibrated: about 80 % of the answers with a score of 80 % are right."
     : "Scores are not calibrated: they may be too high or too low.";
-  return canAbstain ? scores : `${scores} This model cannot tell when a picture is unlike its training.`;
+  return canAbstain ? scores : `${scores} This model cannot tell when a picture is unlike its training images.`;
 }
 
 function renderTimings(result) {

@@ -179,7 +179,7 @@ export class TryView {
     this.coverage.hidden = coverages.length === 0 || !this.#image;
     const choices = [["", "off"], ...coverages.map((each) => [`${each}`, `${each * 100} %`])];
     this.coverage.replaceChildren(
-      element("legend", {}, "Also show the labels that contain the right one with a probability of"),
+      element("legend", {}, "Also show a set of labels that contains the right one with a probability of"),
       ...choices.map(([value, text]) => element(
         "label", {},
         element("input", {
