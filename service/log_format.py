@@ -3,14 +3,23 @@
 import json
 import logging
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 from model_store.names import printable
 
 LogFormat = Literal["console", "json"]
-REQUEST_FIELDS: Final = "request_fields"
-"""Attribute of a record that describes a request: its fields, for JSON."""
+
+
+class RecordFields(ABC):
+    """A log message that is a line of text, and for JSON also has fields."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def to_fields(self) -> Mapping[str, str | int | float]: ...
 
 
 class LineFormatter(logging.Formatter):
@@ -37,8 +46,9 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, REQUEST_FIELDS, {}),
         }
+        if isinstance(record.msg, RecordFields):
+            fields |= record.msg.to_fields()
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields)  # escapes whatever a name holds, lone surrogates too

@@ -44,7 +44,6 @@ class RequestIds:
         return headers
 
     @property
-    def fields(self) -> dict[str, str]:
-        """`id`, and `trace` with the trace id if there is one."""
-        fields = {"id": self.request_id}
-        return fields | {"trace": self.traceparent[3:35]} if self.traceparent else fields
+    def trace_id(self) -> str:
+        """The id of the trace, or empty."""
+        return self.traceparent[3:35]

@@ -23,9 +23,9 @@ from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProc
 from model_store.store import ModelStore
 from service import stderr_log
 from service.http import access_log
-from service.http.access_log import RateLimit, log_request
+from service.http.access_log import LoggedRequest, RateLimit, log_request
 from service.http.request_ids import RequestIds
-from service.log_format import REQUEST_FIELDS, JsonFormatter, LineFormatter
+from service.log_format import JsonFormatter, LineFormatter
 from service.stderr_log import StderrHandler
 
 RECORDED_AT = 1_796_031_000.0071
@@ -284,7 +284,9 @@ def test_rate_limit_never_leaves_out_errors(
     scope = {"method": "GET", "path": "/", "raw_path": b"/"}
     for status in (200, 307, 404, 429, 503):
         log_request(scope, status, 0.0, RequestIds(f"id-{status}"))
-    logged = [getattr(record, REQUEST_FIELDS)["status"] for record in caplog.records]
+    logged = [
+        record.msg.status for record in caplog.records if isinstance(record.msg, LoggedRequest)
+    ]
     assert logged == [404, 429, 503]
 
 
