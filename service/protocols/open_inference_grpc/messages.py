@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from service.engine.classification import Classification
@@ -21,8 +22,18 @@ from service.protocols.open_inference_grpc.open_inference_pb2 import (
     ModelInferResponse,
 )
 
+M = TypeVar("M", bound=Message)
 _SLICE: Final = 64 * 1024
 """Numbers that are copied at once, so that the event loop gets Python's global lock in between."""
+
+
+def parse_message(message: M, data: bytes) -> M:
+    """Fill a message from its encoded form. Raises BadRequestError."""
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise malformed(f"the message is not a {message.DESCRIPTOR.name}") from None
+    return message
 
 
 async def read_infer_message(

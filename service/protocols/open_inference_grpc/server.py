@@ -10,7 +10,11 @@ from grpc_reflection.v1alpha import reflection
 
 from service.protocols.open_inference_grpc.health import ReadinessServicer
 from service.protocols.open_inference_grpc.open_inference_pb2 import DESCRIPTOR
-from service.protocols.open_inference_grpc.servicer import GrpcParts, OpenInferenceServicer
+from service.protocols.open_inference_grpc.servicer import (
+    ENCODED_METHODS,
+    GrpcParts,
+    OpenInferenceServicer,
+)
 
 MAX_CALLS: Final = 1024
 """Most calls at once; others get RESOURCE_EXHAUSTED. Each may hold one message in memory."""
@@ -65,7 +69,9 @@ def _build_handler(servicer: OpenInferenceServicer) -> grpc.GenericRpcHandler:
         )
         handlers[method.name] = build(
             getattr(servicer, method.name),
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            request_deserializer=None
+            if method.name in ENCODED_METHODS
+            else GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(_INFERENCE.full_name, handlers)

@@ -27,12 +27,22 @@ from service.protocols.open_inference.repository import check_change, list_repos
 from service.protocols.open_inference.schemas import RepositoryChange
 from service.protocols.open_inference.statistics import describe_statistics, find_served
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
-from service.protocols.open_inference_grpc.messages import build_infer_message, read_infer_message
+from service.protocols.open_inference_grpc.message_fields import check_fields
+from service.protocols.open_inference_grpc.messages import (
+    build_infer_message,
+    parse_message,
+    read_infer_message,
+)
 from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, fill
 from service.versions.operations import Operations
 
 MAX_STREAM_REQUESTS: Final = 32
 """Most requests of a stream that are in progress. Later ones are not read yet."""
+
+ENCODED_METHODS: Final = frozenset(
+    {"ModelInfer", "ModelStreamInfer", "RepositoryModelLoad", "RepositoryModelUnload"}
+)
+"""They get encoded messages, because parsing can be costly."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,10 @@ class GrpcParts:
 
 
 class OpenInferenceServicer:
-    """Translates calls into the same functions that the REST routes use."""
+    """Translates calls into the same functions that the REST routes use.
+
+    The `ENCODED_METHODS` check keys and limits before they parse their messages.
+    """
 
     def __init__(self, parts: GrpcParts) -> None:
         self._parts = parts
@@ -108,34 +121,32 @@ class OpenInferenceServicer:
             return index(models=[fill(index.ModelIndex(), each) for each in found])
 
     async def RepositoryModelLoad(
-        self, request: pb.RepositoryModelLoadRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         async with answering(context, "RepositoryModelLoad") as rpc:
             self._check_manage(rpc)
+            request = parse_message(pb.RepositoryModelLoadRequest(), data)
             check_change(RepositoryChange(parameters=dict(request.parameters)))
             async with self._parts.management.lock:
                 await asyncio.to_thread(self._operations.load_model, request.model_name)
             return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, request: pb.RepositoryModelUnloadRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         async with answering(context, "RepositoryModelUnload") as rpc:
             self._check_manage(rpc)
+            request = parse_message(pb.RepositoryModelUnloadRequest(), data)
             check_change(RepositoryChange(parameters=dict(request.parameters)))
             async with self._parts.management.lock:
                 await asyncio.to_thread(self._operations.unload_model, request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
-    async def ModelInfer(
-        self, request: pb.ModelInferRequest, context: Context
-    ) -> pb.ModelInferResponse:
+    async def ModelInfer(self, data: bytes, context: Context) -> pb.ModelInferResponse:
         async with answering(context, "ModelInfer") as rpc:
-            return await self._infer(request, rpc)
+            return await self._infer(data, pb.ModelInferRequest(), rpc)
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
-    ) -> None:
+    async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Answer the requests of a stream in their order. An error ends only its request."""
         async with answering(context, "ModelStreamInfer") as rpc:
             waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = (
@@ -143,8 +154,8 @@ class OpenInferenceServicer:
             )
 
             async def read() -> None:
-                async for request in requests:
-                    await waiting.put(group.create_task(self._infer_in_stream(request, rpc)))
+                async for data in requests:
+                    await waiting.put(group.create_task(self._infer_in_stream(data, rpc)))
                 await waiting.put(None)
 
             async with asyncio.TaskGroup() as group:
@@ -152,11 +163,11 @@ class OpenInferenceServicer:
                 while (answer := await waiting.get()) is not None:
                     await context.write(await answer)
 
-    async def _infer_in_stream(
-        self, request: pb.ModelInferRequest, rpc: Rpc
-    ) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(self, data: bytes, rpc: Rpc) -> pb.ModelStreamInferResponse:
+        request = pb.ModelInferRequest()
         try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, rpc))
+            answer = await self._infer(data, request, rpc)
+            return pb.ModelStreamInferResponse(infer_response=answer)
         except Exception as error:  # noqa: BLE001  every error becomes a message
             failed = pb.ModelInferResponse(
                 model_name=request.model_name, model_version=request.model_version, id=request.id
@@ -164,11 +175,17 @@ class OpenInferenceServicer:
             message = error_message(report_error(error, rpc.method))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=failed)
 
-    async def _infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelInferResponse:
-        """Answer one request, and count it."""
+    async def _infer(
+        self, data: bytes, message: pb.ModelInferRequest, rpc: Rpc
+    ) -> pb.ModelInferResponse:
+        """Parse a request into `message`, answer it, and count it."""
         record, code = RequestRecord(), "ok"
         try:
-            return await self._predict(request, rpc, record)
+            self._parts.keys.check(rpc.headers.get("authorization"), "predict")
+            with self._parts.pipeline.uploads.upload() as reserve:
+                reserve(len(data))
+                check_fields(data, self._parts.max_images)
+                return await self._predict(parse_message(message, data), rpc, record)
         except asyncio.CancelledError:
             code = report_error(ClientDisconnectedError(), rpc.method).code
             raise
@@ -183,7 +200,6 @@ class OpenInferenceServicer:
         self, message: pb.ModelInferRequest, rpc: Rpc, record: RequestRecord
     ) -> pb.ModelInferResponse:
         parts = self._parts
-        parts.keys.check(rpc.headers.get("authorization"), "predict")
         number = _number(message.model_version)
         with parts.pipeline.lease(message.model_name or None, number) as loaded:
             version = loaded.version
@@ -192,15 +208,13 @@ class OpenInferenceServicer:
                 version.number,
                 version.digest,
             )
-            with parts.pipeline.uploads.upload() as reserve:
-                reserve(message.ByteSize())
-                infer = await read_infer_message(message, loaded, parts.max_images)
-                record.seconds["receive"] = time.monotonic() - record.started
-                remaining = rpc.context.time_remaining()
-                request = infer.to_predict_request(math.inf if remaining is None else remaining)
-                # A client that disconnects or cancels its call cancels this coroutine.
-                connected = asyncio.get_running_loop().create_future()
-                outcomes = await parts.pipeline.predict(loaded, request, record, connected)
+            infer = await read_infer_message(message, loaded, parts.max_images)
+            record.seconds["receive"] = time.monotonic() - record.started
+            remaining = rpc.context.time_remaining()
+            request = infer.to_predict_request(math.inf if remaining is None else remaining)
+            # A client that disconnects or cancels its call cancels this coroutine.
+            connected = asyncio.get_running_loop().create_future()
+            outcomes = await parts.pipeline.predict(loaded, request, record, connected)
             return build_infer_message(infer, read_results(outcomes), loaded)
 
     def _find(self, name: str, version: str) -> LoadedVersion:
