@@ -78,7 +78,7 @@ def open_model(version: Version, variant: Variant) -> Iterator[Path]:
 
     Raises as `open_files` does.
     """
-    with open_files(version, _model_files(version.manifest, variant)) as paths:
+    with open_files(version, model_files(version.manifest, variant)) as paths:
         yield paths[variant.file]
 
 
@@ -115,7 +115,7 @@ def _private_paths(stack: ExitStack, version: Version, files: dict[str, FileIO])
     return paths
 
 
-def _model_files(manifest: Manifest, variant: Variant) -> list[str]:
+def model_files(manifest: Manifest, variant: Variant) -> list[str]:
     """The graph, and the files that no field of the manifest names: they may be its weights."""
     named = manifest.named_paths()
     unnamed = [entry.path for entry in manifest.files if entry.path not in named]

@@ -1,11 +1,12 @@
 """Fits the density of a published version and publishes it as the next version."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_store.manifest import Check, Manifest
+from model_store.sealed_model import model_files
 from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import Version
@@ -45,9 +46,9 @@ def publish_with_density(
         files[file], changes["outputs"] = add_embedding_output(version)
     outputs = changes.get("outputs", manifest.outputs)
     with TemporaryDirectory(prefix="density-") as folder:
-        for name, content in _model_files(manifest, files).items():
+        for name in model_files(manifest, version.variant("fp32")):
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / name).write_bytes(content)
+            (Path(folder) / name).write_bytes(files[name])
         content, fitted = measure_density(
             Session(Path(folder) / file, manifest.input, outputs),
             data,
@@ -64,12 +65,6 @@ def publish_with_density(
     why = f"{version} with a density"
     published = publish_derived(version, store, changes, files, why=why, promote=promote)
     return published, fitted.check
-
-
-def _model_files(manifest: Manifest, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The graph, and the files that no field of the manifest names: they may be its weights."""
-    named = manifest.named_paths() - {variant.file for variant in manifest.variants}
-    return {path: content for path, content in files.items() if path not in named}
 
 
 def _was_trained_on_validation(manifest: Manifest) -> bool:

@@ -15,10 +15,13 @@ from rich.console import Console
 
 from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
+from model_store.version import Version
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.learning.distributed import DistributedProcess, join_process_group
 from training.promotion import missing_precisions
+from training.quantization.version_data import is_training_data
+from training.run.data import RunData
 from training.run.directory import Run, RunDirectory
 from training.run.tracking import Trackers
 from training.running_server import WAIT_SECONDS, RunningServer
@@ -104,6 +107,15 @@ def describe_accuracy(run: Run) -> str:
         f"test accuracy {figures['top1']:.2%} on {figures['test_images']} images "
         f"(95 % interval {low:.2%} to {high:.2%}), epoch {figures['best_epoch']}{selected}"
     )
+
+
+def say_other_data(display: TrainingDisplay, version: Version, data: RunData) -> None:
+    """Say so if `data` differs from what the version was trained on."""
+    if not is_training_data(version, data):
+        display.say(
+            f"note: {data.images.name} is not exactly the data that {version} was trained on; all "
+            "figures are for these images"
+        )
 
 
 def print_next(display: TrainingDisplay, *words: str | Path) -> None:

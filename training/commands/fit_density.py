@@ -48,11 +48,11 @@ def fit_density(
     `run` fits a density itself. This command is for versions of older releases and for imports. The
     scores stay the same. A version without the output `embedding` gets it.
     """
-    from training.commands.common import print_published
+    from training.commands.common import print_published, say_other_data
     from training.density_of_version import publish_with_density
     from training.display import TrainingDisplay
     from training.quantization.publication import open_source_version
-    from training.quantization.version_data import is_training_data, open_version_data
+    from training.quantization.version_data import open_version_data
 
     model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
@@ -61,11 +61,7 @@ def fit_density(
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"density of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
-        if not is_training_data(version, run_data):
-            display.say(
-                f"note: {run_data.images.name} is not exactly the data that {version} was trained "
-                "on; all figures are for these images"
-            )
+        say_other_data(display, version, run_data)
         published, check = publish_with_density(
             version, run_data, model_store, display.count("running"), promote=promote
         )

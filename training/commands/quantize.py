@@ -88,14 +88,14 @@ def quantize(
     Without a version, the one of `production` is converted. The next version holds both files, and
     fp32 is unchanged. The service chooses between them (SERVICE_PRECISION).
     """
-    from training.commands.common import print_published
+    from training.commands.common import print_published, say_other_data
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.quantization.publication import open_source_version, publish_variant
     from training.quantization.quantized_variant import QuantizationSettings
     from training.quantization.refusal import describe_refusal
     from training.quantization.variants import make_variant
-    from training.quantization.version_data import is_training_data, open_version_data
+    from training.quantization.version_data import open_version_data
     from training.tables import sensitivity_table
 
     model_store = ModelStore(store, signing_key=signing_key)
@@ -106,11 +106,7 @@ def quantize(
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
-        if not is_training_data(version, run_data):
-            display.say(
-                f"note: {run_data.images.name} is not exactly the data that {version} was trained "
-                "on; all figures are for these images"
-            )
+        say_other_data(display, version, run_data)
         quantized = make_variant(version, run_data, settings, waivers, display.count)
         if quantized.sensitivities:
             display.show(sensitivity_table(quantized.sensitivities, quantized.fp32_layers))
