@@ -143,18 +143,19 @@ def best_batch_size(seconds: Mapping[int, float]) -> int:
     Larger batches would make all instances start and end together, so that clients and instances
     wait for each other.
     """
-    per_image = _seconds_per_image(seconds)
+    per_image = seconds_per_image(seconds)
     best = min(per_image.values())
     return min(size for size, value in per_image.items() if value <= MIN_GAIN * best)
 
 
 def _still_gains(seconds: Mapping[int, float]) -> bool:
     """Whether the last two doublings raised the throughput; if not, further ones will not."""
-    (*_, before, _, last) = [math.inf, math.inf, *_seconds_per_image(seconds).values()]
+    (*_, before, _, last) = [math.inf, math.inf, *seconds_per_image(seconds).values()]
     return before > MIN_GAIN * last
 
 
-def _seconds_per_image(seconds: Mapping[int, float]) -> dict[int, float]:
+def seconds_per_image(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Seconds of an image by batch size, with the overhead of its batch under load."""
     overhead = BATCH_OVERHEAD_SECONDS + BATCH_OVERHEAD_SHARE * seconds[min(seconds)]
     return {size: (value + overhead) / size for size, value in seconds.items()}
 
