@@ -16,7 +16,7 @@ from service.protocols.open_inference.errors import error_reply
 from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.outputs import read_results
 from service.protocols.open_inference.rest_request import (
-    JSON_LENGTH_HEADER,
+    json_length,
     read_infer_request,
 )
 from service.protocols.open_inference.rest_response import encode_infer_response
@@ -68,10 +68,9 @@ class InferCall:
 
     async def read(self, body: bytes, _: Callable[[int], None]) -> PredictRequest:
         arguments = (self._headers, body, self._loaded, self._max_images)
-        text = len(body) > INLINE_BYTES and JSON_LENGTH_HEADER not in self._headers
         self._infer: InferRequest = (
             await asyncio.to_thread(read_infer_request, *arguments)
-            if text
+            if json_length(self._headers, len(body)) > INLINE_BYTES
             else read_infer_request(*arguments)
         )
         return self._infer.to_predict_request()

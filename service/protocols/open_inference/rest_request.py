@@ -40,11 +40,11 @@ def read_infer_request(
         BadRequestError: The body is malformed, or does not fit the version.
         TooLargeError: There are more than `max_images` images.
     """
-    json_length = _json_length(headers, len(body))
-    if json_length == 0:
+    length = json_length(headers, len(body))
+    if length == 0:
         return _read_bytes_alone(body, loaded, max_images)
-    text = body[:json_length].removeprefix(BYTE_ORDER_MARK)
-    document, inputs = _read_json(text, memoryview(body)[json_length:], max_images)
+    text = body[:length].removeprefix(BYTE_ORDER_MARK)
+    document, inputs = _read_json(text, memoryview(body)[length:], max_images)
     binary = read_flag(document.parameters, "binary_data_output", default=False)
     requested = [(output.name, output.parameters) for output in document.outputs or ()]
     return InferRequest(
@@ -55,8 +55,12 @@ def read_infer_request(
     )
 
 
-def _json_length(headers: Mapping[str, str], body_length: int) -> int:
-    """The length of the JSON: all of the body unless the header says otherwise."""
+def json_length(headers: Mapping[str, str], body_length: int) -> int:
+    """The length of the JSON: all of the body unless the header says otherwise.
+
+    Raises:
+        BadRequestError: The body is empty, or the header is invalid.
+    """
     text = headers.get(JSON_LENGTH_HEADER)
     if text is None:
         if not body_length:
