@@ -28,7 +28,7 @@ def fit_density(
 ) -> Density | None:
     """Fit a density.
 
-    The threshold refuses as many of the fitted images as it may, so that the model abstains on at
+    The threshold refuses as many of the fitted images as allowed, so that the model abstains on at
     most ABSTENTION_LIMIT of all images like them, with ABSTENTION_CONFIDENCE. If the network was
     trained on them, others are refused more often, and the share is ABSTENTION_TARGET instead.
 

@@ -8,7 +8,7 @@ import pytest
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input
-from service.engine.warm_up import best_batch_size, warm_up
+from service.engine.warm_up import best_batch_size, seconds_per_image, warm_up
 
 SHAPE = Input(height=2, width=4)
 MEMORY_RELEASE = [1]  # the last run returns memory
@@ -81,15 +81,21 @@ def test_one_slow_run_decides_nothing(slow: int) -> None:
     assert list(model.warm_up(32, 0.15)) == [1, 2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_noise_does_not_change_the_choice(seed: int) -> None:
-    """Although half of the runs take up to three times as long."""
-    noise = np.random.default_rng(seed)
+def test_noise_costs_little_throughput() -> None:
+    """Although half of the runs take up to three times as long. Fewer rounds lose up to 39 %."""
+    sizes = [2**power for power in range(7)]
+    true = seconds_per_image({size: 0.002 + 0.001 * size for size in sizes})
+    lost = []
+    for seed in range(100):
+        noise = np.random.default_rng(seed)
 
-    def duration(images: int, _: int) -> float:
-        return (0.002 + 0.001 * images) * (1 + 2 * max(0.0, noise.uniform(-1, 1)))
+        def duration(images: int, _: int, noise: np.random.Generator = noise) -> float:
+            return (0.002 + 0.001 * images) * (1 + 2 * max(0.0, noise.uniform(-1, 1)))
 
-    assert best_batch_size(TimedModel(duration).warm_up(64, 0.25)) == 64
+        chosen = best_batch_size(TimedModel(duration).warm_up(64, 0.25))
+        lost.append(1 - min(true.values()) / true[chosen])
+    assert max(lost) < 0.05
+    assert np.count_nonzero(lost) <= 2
 
 
 def test_scores_of_another_shape_raise() -> None:
