@@ -1,4 +1,4 @@
-"""Signed versions: who does not sign, or changes what was signed, is refused."""
+"""Signed versions open; unsigned, changed and foreign ones are refused."""
 
 import json
 import shutil
@@ -160,7 +160,7 @@ def other_kind() -> bytes:
     "content", [b"", b"no key", encrypted_key(), other_kind(), b"x" * 65537, None]
 )
 def test_unusable_key_file(tmp_path: Path, content: bytes | None) -> None:
-    """As private or as public key; no content stands for no file."""
+    """Read as a private and as a public key; `None` means that there is no file."""
     path = tmp_path / "key.pem"
     if content is not None:
         path.write_bytes(content)
@@ -171,7 +171,7 @@ def test_unusable_key_file(tmp_path: Path, content: bytes | None) -> None:
 
 
 def test_private_key_is_no_public_key(keys: tuple[Path, Path]) -> None:
-    """Nor the other way round, nor public keys with anything after them."""
+    """Nor the reverse. Public keys with text after them are rejected too."""
     private, public = keys
     with pytest.raises(KeyFileError):
         TrustedKeys.read(private)

@@ -88,7 +88,7 @@ def test_all_networks_of_the_first_seed_are_trained_first(
     assert trained == [("plain20", 3), ("resnet20", 3), ("plain20", 1), ("resnet20", 1)]
 
 
-def test_each_network_is_numbered_and_forecast_with_those_that_follow(
+def test_each_network_is_numbered_and_knows_the_networks_after_it(
     laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks that are trained already take no time."""
@@ -105,7 +105,7 @@ def test_each_network_is_numbered_and_forecast_with_those_that_follow(
     assert places == [("plain20", 7, "network 1 of 4", ["plain44", "plain44"])]
 
 
-def test_a_training_takes_a_time_in_proportion_to_its_layers() -> None:
+def test_a_training_takes_time_in_proportion_to_its_depth() -> None:
     """Half of 20 layers in 10 s: 10 s are left, and 20 and 56 layers take 20 s and 56 s."""
     assert seconds_of_all(10, 0.5, "plain20", ["resnet20", "resnet56"]) == pytest.approx(86)
 
