@@ -33,6 +33,7 @@ from model_store.image_header import (
 )
 from model_store.jpeg_markers import END, lacks_only_end
 from model_store.pixel_layout import explain_unreadable
+from model_store.png_metadata import without_pixels
 
 if TYPE_CHECKING:
     from model_store.manifest import Preprocessing
@@ -255,9 +256,10 @@ def upright_size(data: bytes, spec: Preprocessing) -> tuple[int, int]:
         ImageError: It cannot be opened.
     """
     image = open_image(data, spec, PILLOW_MAX_PIXELS)
-    if image.format == "PNG" and b"eXIf" in data:  # it may come after the pixels
-        load_pixels(image)
     width, height = image.size
+    if image.format == "PNG":  # Pillow decodes the pixels to look for a rotation after them
+        image = Image.open(io.BytesIO(without_pixels(data)), formats=["PNG"])
+        load_pixels(image)
     return (height, width) if _transposition(image) in _TURNS else (width, height)
 
 
