@@ -1,61 +1,30 @@
 """The embedding routes: images as for predictions, and their pooled features as the response."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 
-from service.engine.loaded_version import LoadedVersion
-from service.http.dialect import Call
-from service.http.image_api import ImageApi, require_embedding
+from service.http.image_api import ImageApi, ImageApiCall, require_embedding
 from service.http.predict_routes import BINARY_MEDIA_TYPE, EMBEDDING_DIMS_HEADER, match_route
 from service.http.problem_details import Reply
-from service.http.query_params import EmbedParams, parse_query_params
-from service.http.request_body import BodyLimits, parse_body
+from service.http.query_params import EmbedParams
+from service.http.request_body import parse_body
 from service.prediction.embedding_response import encode_embeddings, pack_embeddings
-from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
+from service.prediction.request import ImageOutcome, PredictRequest
 
 
-class EmbedApi(ImageApi):
-    """The dialect of `/v1/embed` and the routes like it."""
-
-    match = staticmethod(partial(match_route, "embed"))
-    params = EmbedParams
-
-    def start(
-        self,
-        loaded: LoadedVersion,
-        headers: Mapping[str, str],
-        query_string: bytes,
-        record: RequestRecord,
-    ) -> Call:
-        return EmbedCall(loaded, headers, query_string, record, self._limits)
-
-
-class EmbedCall:
+class EmbedCall(ImageApiCall[EmbedParams]):
     """One request for embeddings."""
 
-    def __init__(
-        self,
-        loaded: LoadedVersion,
-        headers: Mapping[str, str],
-        query_string: bytes,
-        record: RequestRecord,
-        limits: BodyLimits,
-    ) -> None:
-        self._loaded, self._headers, self._record = loaded, headers, record
-        self._limits = limits
-        self._query = parse_query_params(query_string, EmbedParams)
-        self.priority = self._query.priority
-        require_embedding(loaded)
+    def check(self) -> None:
+        require_embedding(self._loaded)
 
     async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
-        query = self._query
         parsed = await parse_body(self._headers, body, self._limits, reserve)
         return PredictRequest(
             parsed.images,
-            timeout_seconds=math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
-            priority=query.priority,
+            timeout_seconds=self.timeout_seconds,
+            priority=self.priority,
             names=parsed.names,
             embedding=True,
         )
@@ -65,6 +34,14 @@ class EmbedCall:
             return Reply(HTTPStatus.OK, await encode_embeddings(outcomes, request, self._record))
         dims = {EMBEDDING_DIMS_HEADER: str(self._loaded.embedding_dims)}
         return Reply(HTTPStatus.OK, pack_embeddings(outcomes), dims, BINARY_MEDIA_TYPE)
+
+
+class EmbedApi(ImageApi):
+    """The dialect of `/v1/embed` and the routes like it."""
+
+    match = staticmethod(partial(match_route, "embed"))
+    params = EmbedParams
+    call = EmbedCall
 
 
 def accepts_binary(accept: str) -> bool:

@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
+from typing import Any, Generic
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
@@ -13,6 +15,7 @@ from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
 from service.http.query_params import (
     EmbedParams,
+    Params,
     QueryParams,
     find_coverage_index,
     parse_query_params,
@@ -35,6 +38,76 @@ def require_embedding(loaded: LoadedVersion) -> None:
         )
 
 
+class ImageApiCall(Call, Generic[Params]):
+    """One request with images as its body."""
+
+    def __init__(
+        self,
+        loaded: LoadedVersion,
+        headers: Mapping[str, str],
+        query: Params,
+        record: RequestRecord,
+        limits: BodyLimits,
+    ) -> None:
+        self._loaded, self._headers, self._query = loaded, headers, query
+        self._record, self._limits = record, limits
+        self.priority = query.priority
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise BadRequestError if the version lacks what the query asks for."""
+
+    @property
+    def timeout_seconds(self) -> float:
+        milliseconds = self._query.timeout_ms
+        return math.inf if milliseconds is None else milliseconds / 1e3
+
+
+class PredictCall(ImageApiCall[QueryParams]):
+    """One prediction request."""
+
+    def check(self) -> None:
+        loaded, query = self._loaded, self._query
+        self._coverage_index = None
+        if query.coverage is not None:
+            offered = list(loaded.calibration.conformal_thresholds)
+            self._coverage_index = find_coverage_index(query.coverage, offered, str(loaded.version))
+        if query.embedding:
+            require_embedding(loaded)
+        if query.explain and not loaded.can_explain:
+            raise BadRequestError(
+                f"{loaded.version} cannot be explained: omit `explain`, or choose a model whose "
+                "details (`GET /v1/models/MODEL`) state `can_explain`",
+                code="no_explanation",
+            )
+
+    async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
+        query = self._query
+        parsed = await parse_body(self._headers, body, self._limits, reserve)
+        return PredictRequest(
+            parsed.images,
+            query.top_k,
+            self._coverage_index,
+            self.timeout_seconds,
+            query.priority,
+            parsed.names,
+            query.embedding,
+            query.explain,
+        )
+
+    async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
+        class_names = self._loaded.version.manifest.class_names
+        media_type = choose_format(self._headers.get("accept", ""))
+        explanations = None
+        if request.explain:
+            explanations = await asyncio.to_thread(explain_all, self._loaded, request, outcomes)
+        body = await encode_response(
+            outcomes, request, self._record, class_names, FORMATS[media_type], explanations
+        )
+        return Reply(HTTPStatus.OK, body, media_type=media_type)
+
+
 class ImageApi:
     """The dialect of `/v1/predict` and the routes like it."""
 
@@ -42,6 +115,7 @@ class ImageApi:
     match = staticmethod(partial(match_route, "predict"))
     reply_to = staticmethod(reply_to)
     params: type[EmbedParams] = QueryParams
+    call: type[ImageApiCall[Any]] = PredictCall
 
     def __init__(self, limits: BodyLimits) -> None:
         self._limits = limits
@@ -70,70 +144,5 @@ class ImageApi:
         query_string: bytes,
         record: RequestRecord,
     ) -> Call:
-        return ImageCall(loaded, headers, query_string, record, self._limits)
-
-
-class ImageCall:
-    """One request of the image API."""
-
-    __slots__ = (
-        "_coverage_index",
-        "_headers",
-        "_limits",
-        "_loaded",
-        "_query",
-        "_record",
-        "priority",
-    )
-
-    def __init__(
-        self,
-        loaded: LoadedVersion,
-        headers: Mapping[str, str],
-        query_string: bytes,
-        record: RequestRecord,
-        limits: BodyLimits,
-    ) -> None:
-        self._loaded, self._headers, self._record = loaded, headers, record
-        self._limits = limits
-        self._query = parse_query_params(query_string, QueryParams)
-        self._coverage_index = None
-        if self._query.coverage is not None:
-            offered = list(loaded.calibration.conformal_thresholds)
-            self._coverage_index = find_coverage_index(
-                self._query.coverage, offered, str(loaded.version)
-            )
-        if self._query.embedding:
-            require_embedding(loaded)
-        if self._query.explain and not loaded.can_explain:
-            raise BadRequestError(
-                f"{loaded.version} cannot be explained: omit `explain`, or choose a model whose "
-                "details (`GET /v1/models/MODEL`) state `can_explain`",
-                code="no_explanation",
-            )
-        self.priority = self._query.priority
-
-    async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
-        query = self._query
-        parsed = await parse_body(self._headers, body, self._limits, reserve)
-        return PredictRequest(
-            parsed.images,
-            query.top_k,
-            self._coverage_index,
-            math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
-            query.priority,
-            parsed.names,
-            query.embedding,
-            query.explain,
-        )
-
-    async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
-        class_names = self._loaded.version.manifest.class_names
-        media_type = choose_format(self._headers.get("accept", ""))
-        explanations = None
-        if request.explain:
-            explanations = await asyncio.to_thread(explain_all, self._loaded, request, outcomes)
-        body = await encode_response(
-            outcomes, request, self._record, class_names, FORMATS[media_type], explanations
-        )
-        return Reply(HTTPStatus.OK, body, media_type=media_type)
+        query = parse_query_params(query_string, self.params)
+        return self.call(loaded, headers, query, record, self._limits)
