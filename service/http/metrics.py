@@ -75,13 +75,14 @@ class ServiceMetrics(Collector):
         The model label is empty if the model is not served, because clients could invent any
         number of names.
         """
+        total = time.monotonic() - record.started
         self._requests[record.model, outcome] += 1
         if record.model:
             statistics = self.versions[record.model, record.version]
-            statistics.observe(record, succeeded=outcome == "ok")
+            statistics.observe(record, total, succeeded=outcome == "ok")
         for stage, seconds in record.seconds.items():
             self._stages[record.model, stage].observe(seconds)
-        self._stages[record.model, "total"].observe(time.monotonic() - record.started)
+        self._stages[record.model, "total"].observe(total)
         if outcome == "ok":
             classified = record.images - record.failed_images
             self._images[record.model, str(record.version)] += classified

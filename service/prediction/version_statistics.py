@@ -41,15 +41,14 @@ class VersionStatistics:
         default_factory=lambda: {name: Duration() for name in (*STAGES_AFTER_ADMISSION, "other")}
     )
 
-    def observe(self, record: RequestRecord, *, succeeded: bool) -> None:
-        """Count a request that has ended."""
-        total = time.monotonic() - record.started
+    def observe(self, record: RequestRecord, total_seconds: float, *, succeeded: bool) -> None:
+        """Count a request that has ended, and took `total_seconds`."""
         if not succeeded:
-            self.failure.add(total)
+            self.failure.add(total_seconds)
             return
-        self.success.add(total)
+        self.success.add(total_seconds)
         self.images += record.images - record.failed_images
         self.last_request = time.time()
         for stage in STAGES_AFTER_ADMISSION:
             self.stages[stage].add(record.seconds.get(stage, 0.0))
-        self.stages["other"].add(max(0.0, total - sum(record.seconds.values())))
+        self.stages["other"].add(max(0.0, total_seconds - sum(record.seconds.values())))
