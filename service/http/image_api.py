@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
@@ -25,6 +25,9 @@ from service.http.response_formats import FORMATS, choose_format
 from service.prediction.explanation import explain_all
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import encode_response
+
+MAX_EXPLANATIONS: Final = 1000
+"""Most labels of all images of a request that are explained. Each overlay takes 5 ms."""
 
 
 def require_embedding(loaded: LoadedVersion) -> None:
@@ -85,6 +88,8 @@ class PredictCall(ImageApiCall[QueryParams]):
     async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
         query = self._query
         parsed = await parse_body(self._headers, body, self._limits, reserve)
+        if query.explain:
+            self._check_explanations(len(parsed.images))
         return PredictRequest(
             parsed.images,
             query.top_k,
@@ -95,6 +100,15 @@ class PredictCall(ImageApiCall[QueryParams]):
             query.embedding,
             query.explain,
         )
+
+    def _check_explanations(self, images: int) -> None:
+        labels = min(self._query.top_k, len(self._loaded.version.manifest.class_names))
+        if images * labels > MAX_EXPLANATIONS:
+            raise BadRequestError(
+                f"a request can explain at most {MAX_EXPLANATIONS:,} labels, and {images} images "
+                f"with {labels} labels each are more; lower `top_k` or send fewer images",
+                code="invalid_parameter",
+            )
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
         class_names = self._loaded.version.manifest.class_names

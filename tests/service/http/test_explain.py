@@ -80,3 +80,13 @@ def test_version_without_feature_map_cannot_explain(
     check_problem(response, 400, "no_explanation")
     assert client.get("/v1/models/colours").json()["can_explain"] is False
     check_problem(builtin.post("/v1/predict?explain=x", content=CAT), 400, "invalid_parameter")
+
+
+def test_explanations_of_a_request_are_limited() -> None:
+    """1,000 labels, over all its images."""
+    body = {"images": [base64.b64encode(CAT).decode()] * 101}
+    flags = ("--store", "no-store-of-a-test", "--max-images", 200)
+    with running(*flags) as server, server.announced().client() as client:
+        url = "/v1/predict?explain=overlay&top_k="
+        check_problem(client.post(url + "1000", json=body), 400, "invalid_parameter")
+        assert len(client.post(url + "1", json=body).json()["results"]) == 101
