@@ -175,7 +175,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "--recipe",
             callback=check_recipe,
             help="Name of a recipe (`python -m training recipes` lists them), or a .toml file.  "
-            "[default: the name of the data, finetune with --start, else modern]",
+            "[default: that of a known data set, finetune with --start or retrain, else modern]",
         ),
         EPOCHS,
         CHANGES,

@@ -14,7 +14,7 @@ from model_store.manifest import Check, SealedDensity
 from model_store.session import Embeddings, Logits, Session
 from training.data.image_set import Indices
 from training.data.sampling import evenly_spaced
-from training.gates.checks import at_most
+from training.gates.checks import at_most, max_abs
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import run_with_embeddings
@@ -26,6 +26,8 @@ from training.steps.export import EXPORT_MAX_BATCH_SIZE, MODEL_FILE, OUTPUTS, mo
 DENSITY_FILE: Final = "density.npz"
 DENSITY_RECORD: Final = "density.json"
 DENSITY_CHECK: Final = "density_abstained"
+_LARGEST_VALUE: Final = 1e15
+"""Float32 holds the sum of the squares of so large logits or embeddings, and not of larger ones."""
 
 
 class FittedDensity(BaseModel):
@@ -107,13 +109,20 @@ def measure_density(
         return np.concatenate(logits), np.concatenate(embeddings)
 
     density = None
+    notice = (
+        f"no density: {len(train)} training and {len(validation)} validation images are too few"
+    )
     if len(validation):
-        (_, embeddings), fitted = run(train), run(validation)
-        density = fit_density(embeddings, data.images.labels[train], fitted, seen=seen)
+        (logits, embeddings), fitted = run(train), run(validation)
+        largest = max(map(max_abs, (logits, embeddings, *fitted)))
+        if largest <= _LARGEST_VALUE:
+            density = fit_density(embeddings, data.images.labels[train], fitted, seen=seen)
+        else:
+            notice = (
+                f"no density: logits or embeddings reach {largest:.1e}, so that their distances "
+                "overflow. Train with a lower optimizer.learning_rate"
+            )
     if density is None:
-        notice = (
-            f"no density: {len(train)} training and {len(validation)} validation images are too few"
-        )
         return b"", FittedDensity(notice=notice)
     check = check_density(density, *run(data.split.test), fitted_on=len(validation))
     if not check.passed:
