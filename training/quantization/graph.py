@@ -45,12 +45,14 @@ def read_graph(data: bytes) -> Any:
     return model
 
 
-def reduced_precision(model: Any) -> str | None:
+def reduced_precision(model: Any, *, through_casts: bool = False) -> str | None:
     """Name the precision (INT8, fp16 or bf16) with evidence; None for a float32 graph."""
     if found := sorted({node.op_type for node in model.graph.node} & _INTEGER_OPERATORS):
         return f"INT8 ({', '.join(found)})"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:
+        if through_casts and node.op_type == "Cast" and node.input[0] in types:
+            types[node.output[0]] = types[node.input[0]]
         kind = types.get(node.input[1]) if len(node.input) > 1 else None
         if node.op_type in LAYER_OPERATORS and kind in _HALF_TYPES:
             return f"{_HALF_TYPES[kind]} ({node.input[1]})"
@@ -59,7 +61,8 @@ def reduced_precision(model: Any) -> str | None:
 
 def require_float32(data: bytes, source: object) -> None:
     """Raise QuantizationError if the graph is INT8, fp16 or bf16 already."""
-    if precision := reduced_precision(read_graph(data)):
+    # An import for CPUs has casts between its half-precision weights and the layers.
+    if precision := reduced_precision(read_graph(data), through_casts=True):
         raise QuantizationError(
             f"{source} is already {precision}, so it cannot be converted; import the float32 file "
             "and convert that"

@@ -61,6 +61,17 @@ def test_a_half_precision_file_is_reported(tmp_path: Path) -> None:
     assert "float32" in meaning  # ONNX Runtime's optimisations for CPUs
 
 
+def test_quantize_names_the_precision_of_an_imported_half_precision_file(tmp_path: Path) -> None:
+    """ONNX Runtime has put casts between its half-precision weights and the layers."""
+    path, store = write(tmp_path, foreign_graph(dtype="float16")), tmp_path / "store"
+    words = ("--labels", write_labels(tmp_path), "--model", "m", "--store", store)
+    result = run("import", "--onnx", path, "--preset", "torchvision", *words)
+    assert result.exit_code == 0, result.output
+    result = run("quantize", "m", "--data", "digits", "--store", store)
+    assert result.exit_code != 0
+    assert "already fp16 (" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("kind", ["INT8", "fp16"])
 def test_quantize_names_the_precision_of_what_it_gets(tmp_path: Path, kind: str) -> None:
     """Nothing is published."""
