@@ -28,6 +28,12 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
+def import_preset(path: Path, *words: object) -> Result:
+    """Import a file with torchvision's preprocessing; the report lies beside it."""
+    report = path.parent / "report.md"
+    return run("import", "--onnx", path, "--preset", "torchvision", "--report", report, *words)
+
+
 def evidence(path: Path, subject: str) -> tuple[str, str]:
     entries = read_onnx(path, LABELS, OPTIONS).report.entries
     return next((entry.value, entry.evidence) for entry in entries if entry.subject == subject)
@@ -49,7 +55,7 @@ def test_a_dynamically_quantized_file_whose_copy_differs_is_refused_with_the_rea
     monkeypatch.setattr(served_graph, "LOGIT_TOLERANCE", -1.0)
     path = dynamically_quantized(tmp_path)
     words = ("--labels", write_labels(tmp_path), "--model", "m", "--store", tmp_path / "store")
-    result = run("import", "--onnx", path, "--preset", "torchvision", *words)
+    result = import_preset(path, *words)
     assert result.exit_code == 2
     assert "DynamicQuantizeLinear" in result.output
 
@@ -65,7 +71,7 @@ def test_quantize_names_the_precision_of_an_imported_half_precision_file(tmp_pat
     """ONNX Runtime has put casts between its half-precision weights and the layers."""
     path, store = write(tmp_path, foreign_graph(dtype="float16")), tmp_path / "store"
     words = ("--labels", write_labels(tmp_path), "--model", "m", "--store", store)
-    result = run("import", "--onnx", path, "--preset", "torchvision", *words)
+    result = import_preset(path, *words)
     assert result.exit_code == 0, result.output
     result = run("quantize", "m", "--data", "digits", "--store", store)
     assert result.exit_code != 0
@@ -132,6 +138,6 @@ def test_mxnets_batch_norms_per_channel_are_converted(tmp_path: Path) -> None:
 def test_mxnets_batch_norms_per_pixel_are_refused(tmp_path: Path) -> None:
     path = mxnet_graph((8, 16, 16), tmp_path)
     words = ("--labels", write_labels(tmp_path), "--model", "m", "--store", tmp_path / "store")
-    result = run("import", "--onnx", path, "--preset", "torchvision", *words)
+    result = import_preset(path, *words)
     assert result.exit_code == 2
     assert "spatial=0" in " ".join(result.output.split())
