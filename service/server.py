@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import shlex
+import signal
 import socket
 import textwrap
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import uvicorn
@@ -110,7 +111,7 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM, after which the process exits with code 0, or Ctrl-C.
 
     Raises:
         ApiKeysError: The file of API keys cannot be read.
@@ -119,6 +120,7 @@ def run(settings: Settings) -> None:
         ListenError: An address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
     """
+    signal.signal(signal.SIGTERM, _exit)
     bound_malloc()
     configure_logging(settings)
     server: Server
@@ -156,6 +158,11 @@ def run(settings: Settings) -> None:
         check_can_listen(settings.host, settings.grpc_port)
     with suppress(KeyboardInterrupt):
         server.run(listeners)
+
+
+def _exit(*_: Any) -> None:
+    """Handle SIGTERM before the server runs. uvicorn also calls it after an orderly shutdown."""
+    raise SystemExit(0)
 
 
 def configure_logging(settings: Settings) -> None:
