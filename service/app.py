@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import Lifespan
 
 from model_store import __version__
@@ -24,6 +24,7 @@ from service.http.embed_api import EmbedApi
 from service.http.examples import build_example_router
 from service.http.health import build_health_router
 from service.http.image_api import ImageApi
+from service.http.key_usage import KeyCollector
 from service.http.management import ManagementRequests, build_management_router
 from service.http.metrics import ServiceMetrics, build_metrics_router
 from service.http.models import build_model_router
@@ -89,6 +90,7 @@ def create_app(
     )
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
     metrics = ServiceMetrics(registry)
+    metrics.registry.register(KeyCollector(lambda: keys.keys, keys.last_used))
     management = ManagementRequests(keys, settings.body_timeout_seconds)
     pipeline = PredictionPipeline(
         registry,
@@ -229,14 +231,16 @@ def _build_api(
     api.include_router(build_model_router(registry))
     api.include_router(build_example_router(registry, keys))
     api.include_router(build_health_router(registry))
-    api.include_router(build_metrics_router(metrics))
+    api.include_router(
+        build_metrics_router(metrics), dependencies=[Depends(keys.require("metrics"))]
+    )
     api.include_router(build_management_router(registry, management))
-    api.include_router(build_open_inference_router(registry, metrics.versions, management))
+    api.include_router(build_open_inference_router(registry, metrics.versions, management, keys))
     error_replies = {"/v2": error_reply}
     if settings.torchserve_api:
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
-    add_page(api, registry, metrics, enabled=settings.page)
+    add_page(api, registry, metrics, keys, enabled=settings.page)
     add_documentation(api)
     add_error_handlers(api, error_replies)
     return api

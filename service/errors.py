@@ -18,7 +18,7 @@
     │                                 store_read_only, not_unloaded
     ├── TooLargeError            413  body_too_large, too_many_images
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
-    ├── OverloadedError          429  overloaded, with Retry-After
+    ├── OverloadedError          429  overloaded, rate_limited, with Retry-After
     ├── InferenceError           500  inference_failed
     ├── InvalidModelOutputError  500  invalid_model_output
     ├── BadGatewayError          502  fetch_failed

@@ -1,4 +1,4 @@
-"""The file of API keys: `python -m service keys` writes it, and a running service reads it.
+"""The file of API keys, which a running service reads. `service.key_changes` writes it.
 
 A key is 256 random bits, so it cannot be guessed and an unsalted sha256 is safe to store. Slow,
 salted hashes protect passwords, which people choose and reuse.
@@ -6,30 +6,20 @@ salted hashes protect passwords, which people choose and reuse.
 
 import hashlib
 import os
-import secrets
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.files import (
-    DirectoryLock,
-    UnexpectedFileError,
-    open_atomically,
-    open_regular,
-    read_open_file,
-)
-from model_store.manifest import now
+from model_store.files import UnexpectedFileError, open_regular, read_open_file
 from model_store.names import Name
 from model_store.validation import describe_validation_error
 
-Scope = Literal["predict", "manage"]
-SCOPES: Final[tuple[Scope, ...]] = ("predict", "manage")
-KEY_BYTES: Final = 32
-KEY_PREFIX: Final = "resident_"  # lets secret scanners find a key that was committed by mistake
+Scope = Literal["predict", "manage", "metrics"]
+SCOPES: Final[tuple[Scope, ...]] = ("predict", "manage", "metrics")
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 MAX_FILE_BYTES: Final = 1024 * 1024
 
 
@@ -41,22 +31,42 @@ class ApiKeysUnreadableError(ApiKeysError):
     """The file could not be read this time; its content may be valid."""
 
 
-class KeyNameError(ApiKeysError):
-    """The new key's name is taken, or the key to remove does not exist."""
+class PreviousSecret(BaseModel):
+    """The secret that a rotation replaced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Sha256
+    expires_at: AwareDatetime
 
 
 class ApiKey(BaseModel):
-    """A stored key: everything except the secret itself."""
+    """A stored key: everything except the secret itself.
+
+    Attributes:
+        name: Who uses the key.
+        scopes: What it may do.
+        sha256: Hash of its secret.
+        created_at: When it was added.
+        expires_at: When it stops working; None if never.
+        requests_per_second: Most requests per second, on average; None if there is no limit.
+        previous: The secret before the last rotation, which also works until it expires.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    requests_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    previous: PreviousSecret | None = None
 
 
-class _KeyFile(BaseModel):
+class KeyFile(BaseModel):
+    """The content of the file."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
@@ -72,6 +82,11 @@ def default_key_file() -> Path:
 def hash_secret(secret: str) -> str:
     """The sha256 of a key's secret in hex, as the file stores it."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def last_used_directory(path: Path) -> Path:
+    """The directory of a key file with an empty file per key, changed when the key was used."""
+    return path.with_name(f"{path.name}.used")
 
 
 def scopes_of(keys: Sequence[ApiKey]) -> frozenset[Scope]:
@@ -107,50 +122,10 @@ def read_key_file(
         raise kind(f"cannot read API keys from {path}: {error.strerror}") from None
     _check_trusted(path, status, trust_any_owner=trust_any_owner)
     try:
-        return _KeyFile.model_validate_json(data).keys, status
+        return KeyFile.model_validate_json(data).keys, status
     except ValidationError as error:
         reason = describe_validation_error(error)
         raise ApiKeysError(f"cannot read API keys from {path}: {reason}") from None
-
-
-def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
-    """Create a key and return its secret, which is not stored.
-
-    Raises:
-        KeyNameError: A key with this name exists.
-        ApiKeysError: The file cannot be read or changed.
-    """
-    with _locked_keys(path) as (keys, status):
-        if any(key.name == name for key in keys):
-            raise KeyNameError(
-                f"a key named {name} exists; add the new key under another name, then remove the "
-                "old one"
-            )
-        secret = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = ApiKey(
-            name=name,
-            scopes=tuple(sorted(set(scopes))),
-            sha256=hash_secret(secret),
-            created_at=now(),
-        )
-        _replace_file(path, (*keys, key), status)
-    return secret
-
-
-def remove_key(path: Path, name: str) -> bool:
-    """Remove a key. Returns True if this allows everyone to predict.
-
-    Raises:
-        KeyNameError: No key has this name.
-        ApiKeysError: The file cannot be read or changed.
-    """
-    with _locked_keys(path) as (keys, status):
-        remaining = tuple(key for key in keys if key.name != name)
-        if remaining == keys:
-            existing = ", ".join(key.name for key in keys) or "none"
-            raise KeyNameError(f"no key is named {name}; existing keys: {existing}")
-        _replace_file(path, remaining, status)
-    return "predict" in scopes_of(keys) - scopes_of(remaining)
 
 
 def _check_trusted(path: Path, status: os.stat_result, *, trust_any_owner: bool) -> None:
@@ -164,48 +139,3 @@ def _check_trusted(path: Path, status: os.stat_result, *, trust_any_owner: bool)
             f"cannot trust the API keys in {path}: others can write to the file; "
             f"run chmod go-w {path}"
         )
-
-
-@contextmanager
-def _locked_keys(path: Path) -> Iterator[tuple[tuple[ApiKey, ...], os.stat_result | None]]:
-    """Lock the file against changes by other processes; yields its keys and its status."""
-    if path.parts[:1] == ("~",):
-        raise ApiKeysError(
-            "this user has no home directory; name the file of API keys by --keys or SERVICE_KEYS"
-        )
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = DirectoryLock(path.parent, exclusive=True)
-    except BlockingIOError:
-        raise ApiKeysError("another process is changing the API keys; try again") from None
-    except OSError as error:
-        raise ApiKeysError(f"cannot change API keys in {path}: {error.strerror}") from None
-    try:
-        yield read_key_file(path, trust_any_owner=True)
-    finally:
-        lock.release()
-
-
-def _replace_file(path: Path, keys: tuple[ApiKey, ...], status: os.stat_result | None) -> None:
-    """Replace the file atomically and keep its owner, group and mode; a new file has mode 0600."""
-    try:
-        with open_atomically(path, mode=0o600) as file:
-            file.write(_KeyFile(keys=keys).model_dump_json(indent=1).encode() + b"\n")
-            _copy_owner_and_mode(file.fileno(), path, status)
-    except OSError as error:
-        raise ApiKeysError(f"cannot write API keys to {path}: {error.strerror}") from None
-
-
-def _copy_owner_and_mode(descriptor: int, path: Path, status: os.stat_result | None) -> None:
-    own = os.fstat(descriptor)
-    # Root creates the file for the user who owns the directory.
-    owner = status or (path.parent.stat() if os.geteuid() == 0 else own)
-    if (owner.st_uid, owner.st_gid) != (own.st_uid, own.st_gid):
-        try:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        except PermissionError:
-            raise ApiKeysError(
-                f"changing {path} would change its owner or group; run this command as root"
-            ) from None
-    if status:
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))

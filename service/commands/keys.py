@@ -1,22 +1,37 @@
-"""`python -m service keys`: create, list and remove API keys."""
+"""`python -m service keys`: create, list, rotate and remove API keys."""
 
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import click
 
 from model_store.command_line import CommandGroup, SharedOption, describe_path
 from model_store.errors import InvalidNameError
 from model_store.names import check_name
+from service.key_changes import KeyNameError, add_key, remove_key, rotate_key
 from service.key_file import (
     SCOPES,
+    ApiKey,
     ApiKeysError,
-    KeyNameError,
     Scope,
-    add_key,
     default_key_file,
+    last_used_directory,
     read_keys,
-    remove_key,
 )
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MAX_DAYS: Final = 36_500
+
+
+def parse_duration(text: str) -> timedelta:
+    """Parse a whole number and a unit: 90d, 12h, 30m or 10s."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
+    if duration is None or duration.days > _MAX_DAYS:
+        raise click.BadParameter(f"{text!r} is not a duration; expected one like 90d, 12h, 30m")
+    return duration
 
 
 class KeysGroup(CommandGroup):
@@ -44,13 +59,14 @@ keys_option = SharedOption(
 
 @click.group(cls=KeysGroup, shared=[keys_option])
 def keys() -> None:
-    """Create, list and remove API keys. A running service follows a change immediately.
+    """Create, list, rotate and remove API keys. A running service follows a change immediately.
 
     \b
       python -m service keys add deploy --scope manage
 
     The routes that load, unload and promote versions need a key with the scope `manage`. Predicting
-    needs a key only if there is one with the scope `predict`.
+    needs a key only if there is one with the scope `predict`, and reading metrics only if there is
+    one with the scope `metrics`.
     """
 
 
@@ -64,7 +80,24 @@ def keys() -> None:
     required=True,
     help="What the key may do. Repeat the option for several scopes.",
 )
-def add(name: str, scopes: tuple[Scope, ...], path: Path) -> None:
+@click.option(
+    "--expires-in",
+    type=parse_duration,
+    metavar="DURATION",
+    help="Lifetime of the key, like 90d, 12h or 30m. By default, it never expires.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.001, 1e9),
+    help="Most requests per second, on average, per server process; beyond that, the key gets 429.",
+)
+def add(
+    name: str,
+    scopes: tuple[Scope, ...],
+    expires_in: timedelta | None,
+    rate: float | None,
+    path: Path,
+) -> None:
     """Create a key and print its secret once. Only a hash of the secret is stored.
 
     \b
@@ -78,14 +111,39 @@ def add(name: str, scopes: tuple[Scope, ...], path: Path) -> None:
         check_name(name, "key")
     except InvalidNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
-    secret = add_key(path, name, scopes)
-    click.echo(secret)
-    click.echo(f"Copy the key now: it is not shown again. {path} stores its hash.", err=True)
+    secret = add_key(path, name, scopes, expires_in=expires_in, requests_per_second=rate)
+    _show(secret, path)
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--overlap",
+    type=parse_duration,
+    metavar="DURATION",
+    default="24h",
+    show_default=True,
+    help="How long the previous secret also works, like 24h. 0s ends it at once.",
+)
+@click.option(
+    "--expires-in",
+    type=parse_duration,
+    metavar="DURATION",
+    help="A new lifetime of the key, like 90d.",
+)
+def rotate(name: str, overlap: timedelta, expires_in: timedelta | None, path: Path) -> None:
+    """Give a key a new secret and print it. Name, scopes and rate stay the same.
+
+    \b
+      python -m service keys rotate app --overlap 24h
+    """
+    secret = rotate_key(path, name, overlap=overlap, expires_in=expires_in)
+    _show(secret, path)
 
 
 @keys.command(name="list")
 def list_keys(path: Path) -> None:
-    """List the names, scopes and creation dates (UTC) of the keys.
+    """List the keys: name, scopes, and when each was created, expires and was used last (UTC).
 
     \b
       python -m service keys list
@@ -95,7 +153,7 @@ def list_keys(path: Path) -> None:
         click.echo("There are no keys. Everyone may predict, nobody may manage versions.")
         click.echo("Create one: python -m service keys add NAME --scope manage")
     for key in stored:
-        click.echo(f"{key.name:20}  {','.join(key.scopes):14}  {key.created_at:%Y-%m-%d %H:%M}")
+        click.echo(_describe(key, path))
 
 
 @keys.command()
@@ -110,3 +168,33 @@ def remove(name: str, path: Path) -> None:
     click.echo(f"Removed {name}.")
     if everyone_predicts:
         click.echo("It was the last key with the scope predict, so everyone may predict now.")
+
+
+def _show(secret: str, path: Path) -> None:
+    click.echo(secret)
+    click.echo(f"Copy the key now: it is not shown again. {path} stores its hash.", err=True)
+
+
+def _describe(key: ApiKey, path: Path) -> str:
+    columns = [f"{key.name:20}", f"{','.join(key.scopes):22}", f"created {_format(key.created_at)}"]
+    if key.expires_at:
+        expired = key.expires_at <= datetime.now(UTC)
+        columns.append(f"{'EXPIRED' if expired else 'expires'} {_format(key.expires_at)}")
+    if key.previous and key.previous.expires_at > datetime.now(UTC):
+        columns.append(f"previous secret until {_format(key.previous.expires_at)}")
+    if key.requests_per_second:
+        columns.append(f"{key.requests_per_second:g} requests/s")
+    columns.append(f"used {_find_last_use(key, path)}")
+    return "  ".join(columns)
+
+
+def _find_last_use(key: ApiKey, path: Path) -> str:
+    try:
+        seconds = (last_used_directory(path) / key.name).stat().st_mtime
+    except OSError:
+        return "never"
+    return _format(datetime.fromtimestamp(seconds, UTC))
+
+
+def _format(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

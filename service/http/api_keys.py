@@ -1,13 +1,19 @@
-"""Check by API key whether a request may predict or manage versions."""
+"""Check by API key what a request may do."""
 
 import asyncio
 import hmac
 import logging
 import shlex
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from starlette.requests import Request
+
 from service.errors import ForbiddenError, UnauthorizedError
+from service.http.key_usage import LastUsed
+from service.http.rate_limit import RateLimit
 from service.key_file import (
     SCOPES,
     ApiKey,
@@ -15,6 +21,7 @@ from service.key_file import (
     ApiKeysUnreadableError,
     Scope,
     hash_secret,
+    last_used_directory,
     read_key_file,
     scopes_of,
 )
@@ -41,6 +48,8 @@ class ApiKeys:
             ApiKeysError: The file cannot be read, or it is required and missing.
         """
         self._path = path
+        self._limits: dict[str, RateLimit] = {}
+        self.last_used = LastUsed(last_used_directory(path))
         self._problems = LogOnChange(logger)
         self._stamp = _file_stamp(path)
         self._checked_in_this_iteration = False
@@ -57,16 +66,17 @@ class ApiKeys:
         """Check the `Authorization` header of a request.
 
         Returns:
-            The name of the key, or None if no key is needed. `predict` needs none while no key
-            has this scope.
+            The name of the key, or None if no key is needed. `predict` and `metrics` need none
+            while no key has this scope. Expired keys count, so that nothing opens by itself.
 
         Raises:
-            UnauthorizedError: There is no key, or it is unknown.
+            UnauthorizedError: There is no key, or it is unknown or expired.
             ForbiddenError: The key lacks the scope, or no key has the scope `manage`.
+            OverloadedError: The key's limit of requests per second is reached.
         """
         self._reload_if_changed()
         if scope not in self._scopes:
-            if scope == "predict":
+            if scope != "manage":
                 return None
             raise ForbiddenError(
                 "management is disabled: no API key has the scope manage; create one with "
@@ -80,32 +90,71 @@ class ApiKeys:
                 headers=_challenge(),
             )
         key = self._find(secret.strip())
-        if key is None:
-            raise UnauthorizedError("unknown API key", headers=_challenge("invalid_token"))
         if scope not in key.scopes:
             raise ForbiddenError(
                 f"the API key {key.name} does not have the scope {scope}",
                 headers=_challenge("insufficient_scope"),
             )
+        if limit := self._limits.get(key.name):
+            limit.check(f"the API key {key.name}")
+        self.last_used.record(key.name)
         return key.name
 
-    def _find(self, secret: str) -> ApiKey | None:
+    def require(self, scope: Scope) -> Callable[[Request], Awaitable[None]]:
+        """Return a dependency for routes of FastAPI that checks this scope."""
+
+        async def check(request: Request) -> None:
+            self.check(request.headers.get("authorization"), scope)
+
+        return check
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        return self._keys
+
+    def _find(self, secret: str) -> ApiKey:
         digest, found = hash_secret(secret), None
-        for key in self._keys:  # all of them in constant time, so that timing reveals nothing
-            if hmac.compare_digest(digest, key.sha256):
-                found = key
-        return found
+        for stored in self._secrets:  # all in constant time, so that timing reveals nothing
+            if hmac.compare_digest(digest, stored[0]):
+                found = stored
+        if found is None:
+            raise UnauthorizedError("unknown API key", headers=_challenge("invalid_token"))
+        _, key, expires_at = found
+        if expires_at and expires_at.timestamp() <= time.time():
+            raise UnauthorizedError(
+                f"this secret of the API key {key.name} expired at {expires_at:%Y-%m-%d %H:%M} "
+                f"UTC; get a new one: python -m service keys rotate {key.name}",
+                headers=_challenge("invalid_token"),
+            )
+        return key
 
     def _use(self, keys: tuple[ApiKey, ...]) -> None:
         self._keys = keys
         self._scopes = scopes_of(keys)
+        self._secrets = [(key.sha256, key, key.expires_at) for key in keys]
+        self._secrets += [
+            (key.previous.sha256, key, key.previous.expires_at) for key in keys if key.previous
+        ]
+        self._limits = {
+            key.name: self._limit(key, key.requests_per_second)
+            for key in keys
+            if key.requests_per_second
+        }
         counts = {scope: sum(scope in key.scopes for key in keys) for scope in SCOPES}
         logger.info(
-            "API keys loaded keys=%d predict=%s manage=%s",
+            "API keys loaded keys=%d predict=%s manage=%s metrics=%s",
             len(keys),
             counts["predict"] or "everyone",
             counts["manage"] or "nobody",
+            counts["metrics"] or "everyone",
         )
+
+    def _limit(self, key: ApiKey, requests_per_second: float) -> RateLimit:
+        """Keep the limit of a key that other changes of the file do not concern."""
+        limit = self._limits.get(key.name)
+        if limit and limit.requests_per_second == requests_per_second:
+            return limit
+        return RateLimit(requests_per_second)
 
     def _reload_if_changed(self) -> None:
         if self._checked_in_this_iteration:

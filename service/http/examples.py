@@ -25,6 +25,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         401: "A key is required, and none or an unknown one was sent",
         403: "A key is required, and this one lacks the scope `predict`",
         404: "No such model, version or image is served",
+        429: "The key sent too many requests; `Retry-After` says when to retry",
         503: "The model has no version that serves yet, or the image cannot be read",
     }.items()
 }

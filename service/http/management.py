@@ -37,6 +37,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         408: "The body arrived too slowly",
         409: "The version fails its proof or is the last one, or the alias cannot move; see `code`",
         413: "The body is too large",
+        429: "The key sent too many requests; `Retry-After` says when to retry",
         503: "The store or the version cannot be read",
     }.items()
 }

@@ -75,7 +75,7 @@ ERROR_RESPONSES: Final[Mapping[int, str]] = {
     408: "The body arrived too slowly",
     413: "Too many bytes, images or pixels",
     415: "Unsupported media type, content coding or image format",
-    429: "Overloaded; `Retry-After` says when to retry",
+    429: "Overloaded, or too many requests; `Retry-After` says when to retry",
     500: "The model failed on this batch",
     502: "An image could not be fetched from its URL",
     503: "The model has no version that serves yet",

@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import orjson
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from service.http.api_keys import ApiKeys
 from service.http.metrics import SECONDS_BUCKETS, ServiceMetrics
 from service.prediction.admission import overloaded
 from service.versions.registry import Registry
 
 INTERVAL_SECONDS: Final = 1.0
 MAX_STREAMS: Final = 50
-"""Most streams at once, because they need no key and each one costs time every second."""
+"""Most streams at once, because most need no key and each one costs time every second."""
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would buffer
 
 
@@ -49,8 +50,10 @@ class CountedResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def add_live_route(app: FastAPI, registry: Registry, metrics: ServiceMetrics) -> None:
-    """Serve `/page/live`. Like `/metrics` it needs no key, and holds only counts."""
+def add_live_route(
+    app: FastAPI, registry: Registry, metrics: ServiceMetrics, keys: ApiKeys
+) -> None:
+    """Serve `/page/live`. It holds only counts, and needs a key if `/metrics` does."""
     streams = LimitedStreams()
 
     async def events() -> AsyncIterator[bytes]:
@@ -58,7 +61,9 @@ def add_live_route(app: FastAPI, registry: Registry, metrics: ServiceMetrics) ->
             yield b"data: " + orjson.dumps(read_counters(registry, metrics)) + b"\n\n"
             await asyncio.sleep(INTERVAL_SECONDS)
 
-    @app.get("/page/live", include_in_schema=False)
+    may_read = [Depends(keys.require("metrics"))]
+
+    @app.get("/page/live", include_in_schema=False, dependencies=may_read)
     async def live() -> StreamingResponse:
         streams.check()
         return CountedResponse(events(), streams)

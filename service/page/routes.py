@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from model_store import __version__
+from service.http.api_keys import ApiKeys
 from service.http.metrics import ServiceMetrics
 from service.page.live import add_live_route
 from service.versions.registry import Registry
@@ -38,7 +39,9 @@ class PageFiles(StaticFiles):
         return response
 
 
-def add_page(app: FastAPI, registry: Registry, metrics: ServiceMetrics, *, enabled: bool) -> None:
+def add_page(
+    app: FastAPI, registry: Registry, metrics: ServiceMetrics, keys: ApiKeys, *, enabled: bool
+) -> None:
     """Serve the page; if it is not enabled, `/` redirects to the documentation.
 
     The shell needs no API key, because it holds no data.
@@ -51,7 +54,7 @@ def add_page(app: FastAPI, registry: Registry, metrics: ServiceMetrics, *, enabl
 
         return
     shell = Template(SHELL.read_text(encoding="utf-8"))
-    add_live_route(app, registry, metrics)
+    add_live_route(app, registry, metrics, keys)
     app.mount("/page", PageFiles(directory=STATIC), name="page")
 
     @app.get("/", include_in_schema=False)

@@ -12,7 +12,7 @@ from colour_model import MODEL, WEIGHTS, plain, publish
 from server_process import PATIENCE_SECONDS, ServerProcess, running
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 BASE = f"/v1/models/{MODEL}"
 

@@ -11,14 +11,8 @@ from unprivileged import unprivileged
 
 from model_store.files import DirectoryLock
 from service.http.api_keys import ApiKeys
-from service.key_file import (
-    ApiKeysError,
-    KeyNameError,
-    add_key,
-    default_key_file,
-    read_keys,
-    remove_key,
-)
+from service.key_changes import KeyNameError, add_key, remove_key
+from service.key_file import ApiKeysError, default_key_file, read_keys
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import { askForKey } from "./key.js";
 
-const keys = { predict: null, manage: null };
+const keys = { predict: null, manage: null, metrics: null };
 const MAX_RETRIES = 5;
 
 /** Why a request failed, and what the person can do. */
@@ -43,7 +43,7 @@ const ADVICE = {
 
 /** Forget a key, so that the next request asks for one. */
 export function forgetKeys() {
-  keys.predict = keys.manage = null;
+  keys.predict = keys.manage = keys.metrics = null;
 }
 
 /**

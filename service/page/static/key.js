@@ -5,6 +5,7 @@ import { button, element } from "./dom.js";
 const PURPOSES = {
   predict: "This service needs an API key for predictions.",
   manage: "To change what is served, enter an API key with the scope manage.",
+  metrics: "To see what the service does, enter an API key with the scope metrics.",
 };
 let open = null; // several requests share one dialog
 

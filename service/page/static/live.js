@@ -1,8 +1,10 @@
 /** The live view: what the service does now, as small moving plots. */
 
+import { send } from "./api.js";
 import { element, milliseconds } from "./dom.js";
 
 const SECONDS = 60; // shown in each plot
+const RETRY_MILLISECONDS = 3000;
 const [WIDTH, HEIGHT] = [300, 60];
 const REJECTED = ["overloaded"];
 const PLOTS = [
@@ -15,7 +17,7 @@ const PLOTS = [
 ];
 
 export class LiveView {
-  #source = null;
+  #reader = null;
   #last = null;
   #history = [];
 
@@ -35,20 +37,34 @@ export class LiveView {
   use() {}
 
   shown() {
-    if (this.#source) return;
-    this.#source = new EventSource("page/live");
-    this.#source.onmessage = (event) => this.#add(JSON.parse(event.data));
-    this.#source.onerror = (event) => {
-      const ended = event.target.readyState === EventSource.CLOSED; // an error status
-      this.status.textContent = ended
-        ? "The live view is not available now. Open it again later."
-        : "No connection; trying again …";
-    };
+    if (this.#reader) return;
+    this.#reader = new AbortController();
+    this.#follow(this.#reader.signal);
   }
 
   hidden() {
-    this.#source?.close();
-    this.#source = this.#last = null;
+    this.#reader?.abort();
+    this.#reader = this.#last = null;
+  }
+
+  /** Read the stream, again after a lost connection. EventSource could not send an API key. */
+  async #follow(signal) {
+    while (!signal.aborted) {
+      try {
+        const response = await send("page/live", { scope: "metrics", signal });
+        for await (const data of readEvents(response.body)) this.#add(JSON.parse(data));
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error.status) {
+          this.status.textContent = "The live view is not available now. Open it again later.";
+          this.#reader = null;
+          return;
+        }
+      }
+      this.status.textContent = "No connection; trying again …";
+      this.#last = null;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MILLISECONDS));
+    }
   }
 
   #add(counters) {
@@ -63,6 +79,18 @@ export class LiveView {
     this.errors.replaceChildren(...(failed.length
       ? failed.map(([code, count]) => element("li", {}, element("code", {}, code), `: ${count.toLocaleString("en")}`))
       : [element("li", {}, "none")]));
+  }
+}
+
+/** The data of each server-sent event of a stream. */
+async function* readEvents(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const events = (text + value).split("\n\n");
+    text = events.pop();
+    for (const event of events) yield event.replace(/^data: /, "");
   }
 }
 

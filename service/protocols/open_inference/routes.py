@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
+from service.http.api_keys import ApiKeys
 from service.http.health import describe_health
 from service.http.management import (
     BEARER,
@@ -61,6 +62,10 @@ _MODEL_ERRORS: Final = _errors(
     status_404="No such model or version is served",
     status_503="The model has no version that serves yet",
 )
+_METRICS_ERRORS: Final = _errors(
+    status_401="A key is required, and none or an unknown one was sent",
+    status_403="A key is required, and this one lacks the scope `metrics`",
+)
 _MANAGE_ERRORS: Final = _errors(
     status_400="An invalid name or body",
     status_401="No key, or an unknown one",
@@ -69,12 +74,13 @@ _MANAGE_ERRORS: Final = _errors(
     status_408="The body arrived too slowly",
     status_409="No version of the model can serve, or this replica must serve it",
     status_413="The body is too large",
+    status_429="The key sent too many requests; `Retry-After` says when to retry",
     status_503="The store cannot be read",
 )
 
 
 def build_open_inference_router(
-    registry: Registry, statistics: Statistics, requests: ManagementRequests
+    registry: Registry, statistics: Statistics, requests: ManagementRequests, keys: ApiKeys
 ) -> APIRouter:
     """Build the routes under `/v2`.
 
@@ -82,10 +88,11 @@ def build_open_inference_router(
         registry: The models.
         statistics: The statistics of the versions that were used.
         requests: The management requests of all protocols.
+        keys: The API keys.
     """
     router = APIRouter(tags=["open inference"])
     _add_server_routes(router, registry)
-    _add_model_routes(router, registry, statistics)
+    _add_model_routes(router, registry, statistics, keys)
     _add_repository_routes(router, registry, requests)
     return router
 
@@ -113,7 +120,9 @@ def _add_server_routes(router: APIRouter, registry: Registry) -> None:
         return ServerReadiness(ready=True)
 
 
-def _add_model_routes(router: APIRouter, registry: Registry, statistics: Statistics) -> None:
+def _add_model_routes(
+    router: APIRouter, registry: Registry, statistics: Statistics, keys: ApiKeys
+) -> None:
     async def find_model(model: ModelName) -> LoadedVersion:
         return registry.find(model)
 
@@ -135,7 +144,7 @@ def _add_model_routes(router: APIRouter, registry: Registry, statistics: Statist
         (_MODEL, find_all_of_model),
         (_VERSION, find_only_version),
     ):
-        _add_statistics_route(router, statistics, path, find_versions)
+        _add_statistics_route(router, statistics, path, find_versions, keys)
     for path, find in ((_MODEL, find_model), (_VERSION, find_version)):
         _add_description_routes(router, registry, path, find)
 
@@ -174,8 +183,16 @@ def _add_statistics_route(
     statistics: Statistics,
     path: str,
     find: Callable[..., Awaitable[list[LoadedVersion]]],
+    keys: ApiKeys,
 ) -> None:
-    @router.get(f"{path}/stats", summary="Statistics", responses=_MODEL_ERRORS)
+    may_read = [Depends(keys.require("metrics"))]
+
+    @router.get(
+        f"{path}/stats",
+        summary="Statistics",
+        responses=_MODEL_ERRORS | _METRICS_ERRORS,
+        dependencies=may_read,
+    )
     async def stats(found: Annotated[list[LoadedVersion], Depends(find)]) -> StatisticsAnswer:
         """Counts and cumulative times of each version that serves."""
         return StatisticsAnswer(

@@ -103,7 +103,8 @@ class OpenInferenceServicer:
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
-        async with answering(context, "ModelStatistics"):
+        async with answering(context, "ModelStatistics") as rpc:
+            self._parts.keys.check(rpc.headers.get("authorization"), "metrics")
             found = find_served(self._registry, request.name or None, _number(request.version))
             documents = [describe_statistics(each, self._parts.metrics.versions) for each in found]
             messages = [fill(pb.ModelStatistics(), document) for document in documents]

@@ -10,11 +10,8 @@ import pytest
 
 from service.errors import ForbiddenError, UnauthorizedError
 from service.http.api_keys import ApiKeys
-from service.key_file import (
-    ApiKeysError,
-    add_key,
-    remove_key,
-)
+from service.key_changes import add_key, remove_key
+from service.key_file import ApiKeysError
 
 
 @pytest.fixture
@@ -37,9 +34,9 @@ def test_loaded_keys_are_logged(path: Path, caplog: pytest.LogCaptureFixture) ->
             keys.check(None, "predict")
     ApiKeys(path)
     assert [message.partition(" keys=")[2] for message in caplog.messages] == [
-        "0 predict=everyone manage=nobody",
-        "1 predict=everyone manage=1",
-        "2 predict=1 manage=2",
+        "0 predict=everyone manage=nobody metrics=everyone",
+        "1 predict=everyone manage=1 metrics=everyone",
+        "2 predict=1 manage=2 metrics=everyone",
     ]
 
 

@@ -8,7 +8,7 @@ from http_problems import check_problem
 from server_process import running
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 PATH = f"/v1/models/{MODEL}/versions/1/examples"
 

@@ -18,7 +18,7 @@ from socket_application import read_response as read_answer
 from model_store.store import ModelStore
 from service.http import bounded_transport, protocol
 from service.http.protocol import MAX_PIPELINED_REQUESTS, BoundedHttpProtocol
-from service.key_file import add_key
+from service.key_changes import add_key
 
 pytestmark = pytest.mark.anyio
 RED = plain("red")

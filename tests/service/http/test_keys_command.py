@@ -41,6 +41,20 @@ def test_key_is_printed_once(tmp_path: Path) -> None:
     assert "no keys" in service("keys", "list", **configuration).stdout
 
 
+def test_rotated_key_is_listed_with_its_limits(tmp_path: Path) -> None:
+    """`rotate` prints a new secret; `list` has the lifetime, the rate and the last use."""
+    configuration = {"XDG_CONFIG_HOME": str(tmp_path)}
+    options = ("--scope", "metrics", "--expires-in", "90d", "--rate", "5")
+    made = service("keys", "add", "scraper", *options, **configuration)
+    rotated = service("keys", "rotate", "scraper", "--overlap", "12h", **configuration)
+    assert (made.returncode, rotated.returncode) == (0, 0)
+    assert rotated.stdout.strip().startswith("resident_")
+    assert rotated.stdout != made.stdout
+    listed = service("keys", "list", **configuration).stdout
+    for part in ("scraper", "metrics", "expires", "previous secret", "5 requests/s", "used never"):
+        assert part in listed
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected", "code"),
     [
@@ -48,8 +62,11 @@ def test_key_is_printed_once(tmp_path: Path) -> None:
         (["add", "x"], "--scope", 2),
         (["add", "x", "--scope", "all"], "'all' is not one of", 2),
         (["add", "a/b", "--scope", "predict"], "'a/b'", 2),
+        (["add", "x", "--scope", "predict", "--expires-in", "soon"], "'soon'", 2),
+        (["add", "x", "--scope", "predict", "--rate", "0"], "--rate", 2),
         (["remove", "absent"], "absent", 2),
-        (["rotate"], "No such command", 2),
+        (["rotate", "absent"], "absent", 2),
+        (["rotate"], "NAME", 2),
         (
             ["--keys", "/proc/nowhere/keys.json", "add", "x", "--scope", "manage"],
             "/proc/nowhere/keys.json",

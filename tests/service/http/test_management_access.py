@@ -8,7 +8,7 @@ from operating import BASE, operating, states
 from server_process import read_response, request_head
 
 from model_store.store import ModelStore
-from service.key_file import add_key, remove_key
+from service.key_changes import add_key, remove_key
 
 RED = plain("red")
 ROUTES = [

@@ -12,7 +12,7 @@ from server_process import REPOSITORY, ServerProcess, running
 from slow_model import slow_model_bytes
 
 from model_store.store import BUILTIN_ROOT, ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

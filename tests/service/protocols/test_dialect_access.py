@@ -9,7 +9,7 @@ from asgi_application import started
 from colour_model import plain
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 pytestmark = pytest.mark.anyio
 IMAGE = plain("red")

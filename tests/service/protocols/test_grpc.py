@@ -2,67 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from asgi_application import Application, started, until
+from asgi_application import until
 from colour_model import MODEL, SIZE, plain
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from grpc_server import InferenceStub, serving
 from open_inference_bodies import pixels
 from server_process import PATIENCE_SECONDS
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
 from service.settings import MEBIBYTE
 
 pytestmark = pytest.mark.anyio
 SHAPE = [1, SIZE, SIZE, 3]
-
-
-class InferenceStub:
-    """The methods of the .proto file as calls on a channel."""
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-
-    def __getattr__(self, name: str) -> Any:
-        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-        method = service.methods_by_name[name]
-        connect = (
-            self._channel.stream_stream if method.client_streaming else self._channel.unary_unary
-        )
-        return connect(
-            f"/{service.full_name}/{name}",
-            request_serializer=GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
-
-
-@asynccontextmanager
-async def serving(
-    root: Path, caplog: pytest.LogCaptureFixture, **settings: Any
-) -> AsyncIterator[tuple[Application, Any]]:
-    """The application with gRPC on a free port, and a channel to it."""
-    caplog.set_level(logging.INFO)
-    async with started(root, grpc_port=0, **settings) as application:
-        (address,) = (
-            record.getMessage().rpartition(" ")[2]
-            for record in caplog.records
-            if record.getMessage().startswith("gRPC server running on")
-        )
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield application, channel
 
 
 def raw(*colours: str, **fields: Any) -> pb.ModelInferRequest:

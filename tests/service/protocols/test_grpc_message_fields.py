@@ -5,11 +5,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from test_grpc import failure, labels, raw, serving, typed
+from grpc_server import serving
+from test_grpc import failure, labels, raw, typed
 
 from model_store.store import ModelStore
 from service.errors import BadRequestError
-from service.key_file import add_key
+from service.key_changes import add_key
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
 from service.protocols.open_inference_grpc.message_fields import MAX_FIELDS, check_fields
 

@@ -11,7 +11,7 @@ from colour_model import MODEL, SIZE, publish, publish_deviating
 from open_inference_bodies import binary, pixels, tensor
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 pytestmark = pytest.mark.anyio
 URL = f"/v2/models/{MODEL}/infer"

@@ -12,7 +12,7 @@ from colour_model import COLOURS, make_store, plain, publish
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from unprivileged import unprivileged
 
 from model_store.manifest import MANIFEST_NAME
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
-from service.key_file import add_key
+from service.key_changes import add_key
 from service.versions import operations
 from service.versions.loading import prove_version
 from service.versions.registry_change import RegistryChange
