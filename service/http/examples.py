@@ -42,6 +42,7 @@ class Example(BaseModel):
     index: Annotated[int, Field(description="Its place in the path of the image, from 0.")]
     name: Annotated[str, Field(description="Name of its file.")]
     purpose: Annotated[str, Field(description="What it shows, for people.")]
+    label: Annotated[str, Field(description="The label that the version gives it.")]
 
 
 class ExampleList(BaseModel):
@@ -72,13 +73,18 @@ def build_example_router(registry: Registry, keys: ApiKeys) -> APIRouter:
     @router.get("", summary="List the example images of a version")
     async def list_examples(model: ModelName, version: VersionNumber) -> ExampleList:
         """The images of the version's golden proof, which must serve."""
-        golden = registry.find(model, version).version.manifest.golden
+        manifest = registry.find(model, version).version.manifest
         return ExampleList(
             model=model,
             version=version,
             examples=[
-                Example(index=index, name=each.image.rsplit("/", 1)[-1], purpose=each.purpose)
-                for index, each in enumerate(golden)
+                Example(
+                    index=index,
+                    name=each.image.rsplit("/", 1)[-1],
+                    purpose=each.purpose,
+                    label=manifest.class_names[each.logits.index(max(each.logits))],
+                )
+                for index, each in enumerate(manifest.golden)
             ],
         )
 

@@ -5,6 +5,9 @@ import { askForKey } from "./key.js";
 const keys = { predict: null, manage: null, metrics: null };
 const MAX_RETRIES = 5;
 
+/** The priority of requests that may wait. */
+export const BULK = 2;
+
 /** Why a request failed, and what the person can do. */
 export class ApiError extends Error {
   constructor(status, code, detail, retrySeconds = 0) {
@@ -84,24 +87,33 @@ export async function manage(method, path, body) {
  * @returns {Promise<object>} The result, with `model`, `version`, `timings` and `roundTrip`.
  */
 export async function predict(target, image, query, signal) {
-  const path = `v1/models/${encodeURIComponent(target.model)}/versions/${target.version}/predict`;
-  const options = {
-    method: "POST",
-    headers: { "Content-Type": "application/octet-stream" },
-    body: image,
-    signal,
-  };
+  const path = `${versionPath(target)}/predict?${new URLSearchParams(query)}`;
   for (let retries = 0; ; retries += 1) {
     const started = performance.now();
     try {
-      const answer = await getJson(`${path}?${new URLSearchParams(query)}`, options);
-      const { results, ...rest } = answer;
+      const { results, ...rest } = await getJson(path, upload(image, signal));
       return { ...rest, ...results[0], roundTrip: performance.now() - started };
     } catch (error) {
       if (error.status !== 429 || retries >= MAX_RETRIES || signal?.aborted) throw error;
       await new Promise((resolve) => setTimeout(resolve, error.retrySeconds * 1000));
     }
   }
+}
+
+/** The embedding of one image. */
+export async function embed(target, image) {
+  const path = `${versionPath(target)}/embed?priority=${BULK}`;
+  return (await getJson(path, upload(image))).results[0].embedding;
+}
+
+/** The path of a model and version in the API. */
+export function versionPath({ model, version }) {
+  return `v1/models/${encodeURIComponent(model)}/versions/${version}`;
+}
+
+function upload(image, signal) {
+  const headers = { "Content-Type": "application/octet-stream" };
+  return { method: "POST", headers, body: image, signal };
 }
 
 async function attempt(path, options) {

@@ -1,12 +1,11 @@
 /** Many pictures: classified a few at a time, shown as a grid to sort, filter and download. */
 
-import { predict } from "./api.js";
+import { BULK, predict } from "./api.js";
 import { announce, button, download, element, percent, plural } from "./dom.js";
 import { toCsv } from "./csv.js";
 
 const CONCURRENT = 4;
 const TOP_K = 5;
-const BULK = 2;
 const COLUMNS = [
   ["name", "Picture", (row) => row.file.name.toLowerCase()],
   ["label", "Label", (row) => best(row)?.label ?? "\uffff"],

@@ -1,10 +1,11 @@
 /** The view in which a person gives pictures and reads what the model thinks of them. */
 
-import { getJson, predict, send } from "./api.js";
+import { predict } from "./api.js";
 import { Batch } from "./batch.js";
 import { takePhoto } from "./camera.js";
 import { announce, button, element } from "./dom.js";
 import { DrawingBoard } from "./draw.js";
+import { Examples } from "./examples.js";
 import { HeatMap } from "./heat.js";
 import { renderError, renderResult, sentence } from "./result.js";
 
@@ -27,11 +28,8 @@ export class TryView {
     this.picture = element("div", { class: "picture" });
     this.heat = null; // of the picture that is shown
     this.heatBox = element("div");
-    this.examples = element("ul", { class: "examples" });
-    this.examplesBox = element(
-      "div", { class: "examples-box card", hidden: true },
-      element("h2", { class: "small-title" }, "Or try an example"), this.examples,
-    );
+    this.examples = new Examples((image, name) => this.classify(image, name));
+    this.nearest = element("div");
     this.board = new DrawingBoard((image) => this.classify(image, null));
     this.drawButton = button("Draw", () => this.#toggleBoard(), { "aria-expanded": "false" });
     this.coverage = element("fieldset", { class: "coverage", hidden: true });
@@ -56,8 +54,8 @@ export class TryView {
       element(
         "div", { class: "columns" },
         zone,
-        element("div", { class: "answer-box card" }, this.answer, this.coverage),
-        this.examplesBox,
+        element("div", { class: "answer-box card" }, this.answer, this.nearest, this.coverage),
+        this.examples.box,
       ),
       this.batchBox,
     );
@@ -75,7 +73,7 @@ export class TryView {
     this.board.use(preprocessing.background);
     if (!sameModel) this.#toggleBoard(drawable && target.detail.class_names.every((name) => name.length === 1));
     this.#showCoverages(target.detail.coverages ?? []);
-    this.#showExamples();
+    this.examples.use(target);
     if (this.#image) this.#classifyAgain();
   }
 
@@ -99,7 +97,12 @@ export class TryView {
     const target = this.#target;
     const coverage = this.coverage.querySelector(":checked")?.value;
     const explain = this.heat && target.detail.can_explain;
-    const query = { top_k: TOP_K, ...(coverage && { coverage }), ...(explain && { explain: "map" }) };
+    const query = {
+      top_k: TOP_K,
+      ...(coverage && { coverage }),
+      ...(explain && { explain: "map" }),
+      ...(target.detail.embedding_dims && { embedding: true }),
+    };
     try {
       const result = await predict(target, image, query, request.signal);
       this.heat?.use(result.explanation ?? null);
@@ -107,14 +110,21 @@ export class TryView {
       this.answer.replaceChildren(...renderResult({ ...result, coverage }, target, onLabel));
       this.coverage.hidden = !target.detail.coverages?.length;
       announce(sentence(result));
+      this.#showNearest(request, result.embedding);
     } catch (error) {
       if (request !== this.#request) return; // another picture has taken its place
       const shown = request.signal.aborted ? new Error("You cancelled the request.") : error;
       this.answer.replaceChildren(renderError(shown, () => this.#classifyAgain()));
+      this.nearest.replaceChildren();
     } finally {
       clearTimeout(slow);
       if (request === this.#request) this.answer.removeAttribute("aria-busy");
     }
+  }
+
+  async #showNearest(request, embedding) {
+    const nearest = embedding && (await this.examples.renderNearest(embedding));
+    if (request === this.#request) this.nearest.replaceChildren(...(nearest ? [nearest] : []));
   }
 
   #classifyAgain() {
@@ -189,24 +199,6 @@ export class TryView {
         element("span", {}, text),
       )),
     );
-  }
-
-  async #showExamples() {
-    const { model, version } = this.#target;
-    const path = `v1/models/${encodeURIComponent(model)}/versions/${version}/examples`;
-    const { examples } = await getJson(path).catch(() => ({ examples: [] }));
-    if (this.#target.model !== model || this.#target.version !== version) return;
-    this.examplesBox.hidden = examples.length === 0;
-    this.examples.replaceChildren(...examples.map(({ index, name, purpose }) => {
-      const image = element("img", { alt: "", loading: "lazy" });
-      const load = async () => (await send(`${path}/${index}`)).blob();
-      load().then((blob) => { image.src = URL.createObjectURL(blob); }, () => image.remove());
-      const label = purpose ? `${name}: ${purpose}` : name;
-      return element("li", {}, element("button", {
-        type: "button", title: label, "aria-label": `Example ${label}`,
-        onclick: async () => this.classify(await load(), name),
-      }, image));
-    }));
   }
 
   #toggleBoard(open = this.board.box.hidden) {

@@ -18,6 +18,7 @@ def test_examples_are_the_images_of_the_golden_proof(client: httpx.Client) -> No
     listed = client.get(PATH).json()
     assert (listed["model"], listed["version"]) == (MODEL, 1)
     assert [each["name"] for each in listed["examples"]] == ["red.png", "cyan.png"]
+    assert [each["label"] for each in listed["examples"]] == ["red", "cyan"]
     for each, colour in zip(listed["examples"], ("red", "cyan"), strict=True):
         image = client.get(f"{PATH}/{each['index']}")
         assert (image.content, image.headers["content-type"]) == (plain(colour), "image/png")
