@@ -136,7 +136,7 @@ def open_image(
     check_structure(kind, data)
     if canvas := webp_canvas(data):
         _check_pixels(*canvas, spec, max_pixels)  # opening it allocates the canvas
-    image = _open(kind, data, max_pixels)
+    image = open_header(kind, data, max_pixels)
     width, height = image.size
     if kind == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
         raise ImageCorruptError(
@@ -162,7 +162,12 @@ def _check_pixels(width: int, height: int, spec: Preprocessing, max_pixels: int)
         )
 
 
-def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def open_header(kind: str, data: bytes, max_pixels: int = PILLOW_MAX_PIXELS) -> ImageFile.ImageFile:
+    """Open an image of this format. Unlike `open_image`, it checks no other limit.
+
+    Raises:
+        ImageError: The header is damaged, or the image has more than PILLOW_MAX_PIXELS.
+    """
     if kind == HEIF:
         load_heif_plugin()
     try:

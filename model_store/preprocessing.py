@@ -27,9 +27,10 @@ from model_store.geometry import resize_target, resized_size
 from model_store.image_header import (
     DECODE_ERRORS,
     DEFAULT_MAX_PIXELS,
-    PILLOW_MAX_PIXELS,
     decode_error_reason,
+    open_header,
     open_image,
+    sniff,
 )
 from model_store.jpeg_markers import END, lacks_only_end
 from model_store.pixel_layout import explain_unreadable
@@ -245,20 +246,20 @@ def orient(image: Image.Image) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
-def upright_size(data: bytes, spec: Preprocessing) -> tuple[int, int]:
+def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height of an encoded image once it is upright.
 
     Args:
-        data: An image that `prepare` has accepted.
-        spec: The `preprocessing` block of the manifest.
+        data: An image that `prepare` has accepted, so no limit is checked again.
 
     Raises:
         ImageError: It cannot be opened.
     """
-    image = open_image(data, spec, PILLOW_MAX_PIXELS)
+    kind = sniff(data) or ""
+    image = open_header(kind, data)
     width, height = image.size
-    if image.format == "PNG":  # Pillow decodes the pixels to look for a rotation after them
-        image = Image.open(io.BytesIO(without_pixels(data)), formats=["PNG"])
+    if kind == "PNG":  # Pillow decodes the pixels to look for a rotation after them
+        image = open_header(kind, without_pixels(data))
         load_pixels(image)
     return (height, width) if _transposition(image) in _TURNS else (width, height)
 

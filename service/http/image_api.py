@@ -27,7 +27,7 @@ from service.prediction.request import ImageOutcome, PredictRequest, RequestReco
 from service.prediction.response import encode_response
 
 MAX_EXPLANATIONS: Final = 1000
-"""Most labels of all images of a request that are explained. Each overlay takes 5 ms."""
+"""Most labels of all images of a request that are explained."""
 
 
 def require_embedding(loaded: LoadedVersion) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.activation_maps import activation_maps, render_overlay
+from model_store.activation_maps import activation_maps, render_overlays
 from model_store.geometry import seen_region
 from model_store.preprocessing import upright_size
 from service.engine.batcher import ImageResult
@@ -24,13 +24,13 @@ def explain_all(
         if isinstance(outcome.result, ImageResult) and request.explain:
             row = outcome.result.row
             classes = row.indices[: request.top_k].tolist()
-            explanations.append(_explain(loaded, request.explain, image, row.features, classes))
+            explanations.append(explain(loaded, request.explain, image, row.features, classes))
         else:
             explanations.append(None)
     return explanations
 
 
-def _explain(
+def explain(
     loaded: LoadedVersion,
     kind: str,
     image: bytes,
@@ -38,20 +38,22 @@ def _explain(
     classes: Sequence[int],
 ) -> dict[str, Any]:
     """The explanation of one answer, as `Explanation` in `service.http.schemas` declares it."""
-    size = upright_size(image, loaded.preprocessing)
+    size = upright_size(image)
     region = seen_region(*size, loaded.preprocessing)
     maps = activation_maps(features, loaded.classifier, classes)
     names = loaded.version.manifest.class_names
-    labels: list[dict[str, Any]] = []
-    for index, activation_map in zip(classes, maps, strict=True):
-        label: dict[str, Any] = {"label": names[index], "index": index}
-        if kind == "map":
-            label["map"] = activation_map.astype(float).tolist()
-            label["bias"] = float(loaded.classifier.bias[index])
-        else:
-            picture = render_overlay(activation_map, size, region)
-            label["overlay"] = base64.b64encode(picture).decode()
-        labels.append(label)
+    if kind == "map":
+        contents: list[dict[str, Any]] = [
+            {"map": values.astype(float).tolist(), "bias": float(loaded.classifier.bias[index])}
+            for index, values in zip(classes, maps, strict=True)
+        ]
+    else:
+        overlays = render_overlays(maps, size, region)
+        contents = [{"overlay": base64.b64encode(overlay).decode()} for overlay in overlays]
+    labels = [
+        {"label": names[index], "index": index, **content}
+        for index, content in zip(classes, contents, strict=True)
+    ]
     return {
         "image": {"width": size[0], "height": size[1]},
         "region": region._asdict(),

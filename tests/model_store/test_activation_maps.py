@@ -11,9 +11,9 @@ from model_store.activation_maps import (
     ClassifierWeights,
     activation_maps,
     read_classifier,
-    render_overlay,
+    render_overlays,
 )
-from model_store.geometry import seen_region
+from model_store.geometry import Region, seen_region
 from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import prepare, reduction, upright_size
 from model_store.session import Session
@@ -73,6 +73,29 @@ def photograph(box: Box, orientation: int) -> bytes:
     return buffer.getvalue()
 
 
+def open_overlay(data: bytes) -> Image.Image:
+    """Pillow checks the checksums of the PNG only when it is asked to."""
+    Image.open(io.BytesIO(data)).verify()
+    return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+def test_overlay_draws_the_map_inside_its_region() -> None:
+    """From transparent to the strongest colour; interpolated between the centres of its cells."""
+    region = Region(left=16, top=0, width=32, height=32)
+    maps = np.array([[[0, 1], [0, 1]], [[-1, -1], [-2, -3]]], np.float32)
+    strong, weak = (open_overlay(each) for each in render_overlays(maps, (64, 32), region))
+    assert strong.size == weak.size == (64, 32)
+    alpha = np.asarray(strong.getchannel("A"))
+    assert not alpha[:, :16].any()
+    assert not alpha[:, 48:].any()
+    assert (alpha == alpha[0]).all()
+    assert alpha[0, 16:24].max() == 0
+    assert (np.diff(alpha[0, 23:41].astype(int)) > 0).all()
+    assert alpha[0, 40:48].tolist() == [alpha.max()] * 8
+    assert strong.getpixel((47, 0))[:3] == (240, 249, 33)
+    assert not np.asarray(weak.getchannel("A")).any(), "nothing supports this class"
+
+
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("orientation", STORED)
 def test_overlay_peaks_inside_a_striking_patch(name: str, orientation: int) -> None:
@@ -81,11 +104,12 @@ def test_overlay_peaks_inside_a_striking_patch(name: str, orientation: int) -> N
     for box in corners(spec):
         data = photograph(box, orientation)
         assert reduction(Image.open(io.BytesIO(data)), spec) > 1
-        size = upright_size(data, spec)
+        size = upright_size(data)
         assert size == (WIDTH, HEIGHT)
         features = prepare(data, spec).transpose(2, 0, 1).astype(np.float32)
-        (found,) = activation_maps(features, RED, [0])
-        overlay = Image.open(io.BytesIO(render_overlay(found, size, seen_region(*size, spec))))
+        maps = activation_maps(features, RED, [0])
+        (data,) = render_overlays(maps, size, seen_region(*size, spec))
+        overlay = open_overlay(data)
         assert max(overlay.size) == OVERLAY_SIDE
         assert overlay.width / overlay.height == pytest.approx(WIDTH / HEIGHT, rel=0.02)
         alpha = np.asarray(overlay.getchannel("A"))
@@ -106,7 +130,7 @@ def test_orientation_after_the_pixels_of_a_png_counts() -> None:
     end = start + 12 + int.from_bytes(data[start : start + 4], "big")
     moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]
     for png in (data, moved):
-        assert upright_size(png, SPECS["crop"]) == (20, 40)
+        assert upright_size(png) == (20, 40)
 
 
 @pytest.mark.parametrize("model", ["cifar10", "digits-resnet20", "fashion-resnet20"])
