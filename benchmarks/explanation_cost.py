@@ -1,6 +1,6 @@
 """Measures what `explain` costs a prediction of one image, relative to the run of its model.
 
-PYTHONPATH=. .venv/test/bin/python benchmarks/explanation_cost.py MODEL… [--store STORE] [--write FILE]
+PYTHONPATH=. .venv/test/bin/python benchmarks/explanation_cost.py MODEL… [--write FILE]
 
 The image is a JPEG of 640x427. A cost is the CPU time of the output with the last feature map and
 of the explanation. Each round measures all of them in random order, on one thread. Writes a
