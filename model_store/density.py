@@ -6,6 +6,9 @@ Three numbers are standardized on images that were not trained on, and added:
 - the Mahalanobis distance of the embedding, scaled to length 1, from the nearest class mean,
 - the energy of the logits, but at least -2: high confidence excuses only so much.
 
+Known images of high energy are further away, or nearer, in some models. So the distances are
+compared with those of known images of the same energy, by a linear regression.
+
 Training measures it and the service abstains by it with the same functions.
 
 Sources: Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
@@ -43,8 +46,10 @@ class Density:
         unit_whitening: The same for embeddings of length 1, `[dims, dims]`, around class means.
         unit_means: The whitened class means of embeddings of length 1, `[classes, dims]`.
         center: Mean of the two distances and the energy on the fitted images, `[3]`.
-        scale: Their standard deviations, `[3]`.
+        scale: Standard deviation of the distances around the regression, and of the energy, `[3]`.
         threshold: The model abstains from images with a higher density score, `[]`.
+        energy_slope: How much the sum of the standardized distances of known images grows with one
+            standard deviation of energy, `[]`. 0 in files without this array.
     """
 
     whitening: Floats
@@ -54,6 +59,7 @@ class Density:
     center: Floats
     scale: Floats
     threshold: Floats
+    energy_slope: Floats = field(default_factory=lambda: np.zeros((), np.float32))
     _shift: Floats = field(init=False, repr=False)
     _twice_means: Floats = field(init=False, repr=False)
     _squared_means: Floats = field(init=False, repr=False)
@@ -70,6 +76,7 @@ class Density:
             "center": (PARTS,),
             "scale": (PARTS,),
             "threshold": (),
+            "energy_slope": (),
         }
         for name, shape in shapes.items():
             values: Floats = getattr(self, name)
@@ -129,7 +136,9 @@ class Density:
         distances -= self.center[:2]
         standard = energies - self.center[2]
         standard /= self.scale[2]
-        return distances @ self._inverse_scale, np.maximum(standard, LOWEST_ENERGY)
+        of_embedding = distances @ self._inverse_scale
+        of_embedding -= self.energy_slope * standard
+        return of_embedding, np.maximum(standard, LOWEST_ENERGY)
 
     def to_bytes(self) -> bytes:
         """The content of a density file, an `.npz`."""
@@ -154,7 +163,8 @@ class Density:
                     f"the density unpacks to {size:,} bytes, the limit is {MAX_FILE_BYTES:,}"
                 )
             with np.load(io.BytesIO(data), allow_pickle=False) as values:
-                return cls(**{name: values[name] for name in _ARRAYS})
+                names = [name for name in _ARRAYS if name in values or name != "energy_slope"]
+                return cls(**{name: values[name] for name in names})
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ManifestError(
                 f"the density is not an .npz with the expected arrays: {error}"

@@ -28,6 +28,7 @@ def some_density() -> Density:
         center=draw(3),
         scale=np.abs(draw(3)) + 1,
         threshold=np.float32(2).reshape(()),
+        energy_slope=np.float32(0.5).reshape(()),
     )
 
 
@@ -42,7 +43,8 @@ def test_scores_are_standardized_distances_and_the_energy() -> None:
         unit = embedding / np.linalg.norm(embedding) @ density.unit_whitening
         from_class = min(np.linalg.norm(unit - mean) for mean in density.unit_means)
         standard = (np.array([from_mean, from_class, value]) - density.center) / density.scale
-        assert of_embedding[image] == pytest.approx(standard[0] + standard[1], rel=1e-4, abs=1e-4)
+        expected = standard[0] + standard[1] - 0.5 * standard[2]
+        assert of_embedding[image] == pytest.approx(expected, rel=1e-4, abs=1e-4)
         assert of_energy[image] == pytest.approx(max(standard[2], -2), rel=1e-4, abs=1e-4)
     assert (of_energy == -2).any()
     assert (of_energy > -2).any()
@@ -67,7 +69,15 @@ def test_the_file_keeps_every_bit() -> None:
     again = Density.from_bytes(density.to_bytes())
     for name in ("whitening", "mean", "unit_whitening", "unit_means", "center", "scale"):
         assert np.array_equal(getattr(again, name), getattr(density, name))
-    assert again.threshold == density.threshold
+    assert (again.threshold, again.energy_slope) == (density.threshold, density.energy_slope)
+
+
+def test_a_file_without_a_slope_is_read_and_compares_all_energies_alike() -> None:
+    values = dict(np.load(io.BytesIO(some_density().to_bytes())))
+    del values["energy_slope"]
+    buffer = io.BytesIO()
+    np.savez(buffer, **values)
+    assert Density.from_bytes(buffer.getvalue()).energy_slope == 0
 
 
 def replaced(**changes: np.ndarray) -> Callable[[], bytes]:
@@ -101,6 +111,7 @@ def too_large() -> bytes:
         replaced(scale=np.zeros(3, np.float32)),
         replaced(center=np.array([0, np.nan, 0], np.float32)),
         replaced(threshold=np.zeros(1, np.float32)),
+        replaced(energy_slope=np.float32(np.inf).reshape(())),
         replaced(threshold=np.array(object())),
     ],
 )

@@ -15,6 +15,8 @@ DENSITY_IMAGES: Final = 20_000
 """At most this many training images are used, evenly spaced."""
 MIN_IMAGES_PER_DIM: Final = 4
 """With fewer training images per dimension, the covariance overfits."""
+HIGHEST_CORRELATION: Final = 0.99
+"""Of distances and energy: without a limit, a perfect correlation leaves no deviation."""
 SHRINKAGE: Final = 1e-3
 """Share of the mean variance that is added to each direction, so that none has variance 0."""
 
@@ -71,7 +73,7 @@ def fit_density(
     logits, fitted_embeddings = fitted
     energies = energy(logits)
     parts = np.column_stack([unscaled.distances(fitted_embeddings), energies])
-    values |= {"center": parts.mean(axis=0), "scale": np.maximum(parts.std(axis=0), 1e-6)}
+    values |= _standardization(parts.astype(np.float64))
     scaled = Density(**{name: np.asarray(each, np.float32) for name, each in values.items()})
     scores = np.sort(sum(scaled.score(fitted_embeddings, energies)))
     values["threshold"] = scores[len(scores) - 1 - refused]
@@ -81,6 +83,17 @@ def fit_density(
 def share_refused(density: Density, logits: Logits, embeddings: Embeddings) -> float:
     """Share of these images from which the model abstains."""
     return float((sum(density.score(embeddings, energy(logits))) > density.threshold).mean())
+
+
+def _standardization(parts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Regress both distances of the fitted images on their energy, the last of these columns."""
+    center, deviations = parts.mean(axis=0), np.maximum(parts.std(axis=0), 1e-6)
+    standard = (parts - center) / deviations
+    correlations = (standard[:, :2] * standard[:, 2:]).mean(axis=0)
+    correlations = correlations.clip(-HIGHEST_CORRELATION, HIGHEST_CORRELATION)
+    rest = np.sqrt(1 - correlations**2)
+    scale = deviations * np.append(rest, 1)
+    return {"center": center, "scale": scale, "energy_slope": (correlations / rest).sum()}
 
 
 def _whitening(centered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from model_store.uncertainty import energy
 from training.steps.calibration_fit import most_refused
 from training.steps.density_fit import fit_density, share_refused
 
@@ -57,3 +58,24 @@ def test_a_class_without_training_images_gives_no_density() -> None:
     _, embeddings, labels = draw(3000, 0)
     logits, fitted, _ = draw(1000, 1)
     assert fit_density(embeddings, np.minimum(labels, 1), (logits, fitted)) is None
+
+
+def test_distances_are_compared_with_those_of_known_images_of_the_same_energy() -> None:
+    """Where confident known images are near, a confident image must be nearer than an unsure one.
+
+    The embedding's part of the score of known images does not depend on their energy.
+    """
+    random = np.random.default_rng(3)
+    _, embeddings, labels = draw(3000, 0)
+    spread = random.uniform(0.3, 1.7, (1000, 1))
+    fitted = (MEANS[labels[:1000]] + spread * random.normal(size=(1000, DIMS))).astype(np.float32)
+    logits = np.repeat(-10 * spread, CLASSES, axis=1).astype(np.float32)  # unsure if far
+    density = fit_density(embeddings, labels, (logits, fitted))
+    assert density is not None
+    assert density.energy_slope > 0
+    of_embedding = density.score(fitted, energy(logits))[0]
+    assert abs(np.corrcoef(of_embedding, energy(logits))[0, 1]) < 0.02
+    assert of_embedding.mean() == pytest.approx(0, abs=0.01)
+    image = fitted[:1]
+    confident, unsure = (np.full((1, CLASSES), value, np.float32) for value in (-3, -17))
+    assert density.score(image, energy(confident))[0] > density.score(image, energy(unsure))[0]
