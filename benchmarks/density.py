@@ -178,6 +178,9 @@ def make_scores(version: Version, found: dict[str, np.ndarray]) -> dict[str, Sco
         return np.maximum((energy_of(rows) - fitted.mean()) / fitted.std(), LOWEST_ENERGY)
 
     both = total(marginal, units)
+    density = load_density(version, train[1].shape[1])
+    if density is None:
+        raise SystemExit(f"{version} has no density")
     return {
         "energy": energy_of,
         "Mahalanobis": by_class,
@@ -186,10 +189,11 @@ def make_scores(version: Version, found: dict[str, np.ndarray]) -> dict[str, Sco
         "Mahalanobis + energy": total(by_class, energy_of),
         "kNN + energy": total(neighbours, energy_of),
         "distance from the mean + energy": total(marginal, energy_of),
-        "both distances of `density`": both,
+        "both distances": both,
         "both + energy": lambda rows: both(rows) + total(energy_of)(rows),
-        "**both + energy, at least -2** (`density`)": lambda rows: (
-            both(rows) + bounded_energy(rows)
+        "both + energy, at least -2": lambda rows: both(rows) + bounded_energy(rows),
+        "**both, given the energy, + energy, at least -2** (`density`)": lambda rows: sum(
+            density.score(rows[1], energy_of(rows))
         ),
     }
 
