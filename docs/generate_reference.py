@@ -18,7 +18,11 @@ from model_store.manifest import Manifest
 from resident.cli import main as resident
 from service.app import create_app
 from service.error_codes import ERROR_CODES
+from service.http.host_metrics import HostCollector
 from service.http.metrics import ServiceMetrics
+from service.prediction.admission import UploadBudget
+from service.prediction.decode_pool import DecodePool
+from service.prediction.decoder import DecoderLimits
 from service.settings import Settings
 from training.learning.recipe import Recipe
 from training.learning.recipe_file import RECIPES
@@ -158,7 +162,9 @@ def metrics_page() -> str:
         "",
     ]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    metrics = ServiceMetrics(SimpleNamespace(models={}))  # type: ignore[arg-type]  only `models` is read
+    registry: Any = SimpleNamespace(models={}, stopped_parts=[], ready=False, error=None)
+    host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
+    metrics = ServiceMetrics(registry, host)
     for collector in metrics.registry._collector_to_names:  # noqa: SLF001  prometheus_client has no other list
         for family in collector.collect():
             labels = ", ".join(f"`{name}`" for name in getattr(family, "_labelnames", ()))

@@ -29,6 +29,8 @@ from model_store.errors import ManifestError
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
 PARTS: Final = 3
+DISTANCES: Final = 2
+"""Distances of an embedding, whose standardized values are added."""
 LOWEST_ENERGY: Final = np.float32(-2)
 """Networks can be very confident far from their data, as a model for clothes on photographs."""
 _SHORTEST: Final = np.float32(1e-12)

@@ -23,6 +23,7 @@ from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
 from service.http.examples import build_example_router
 from service.http.health import build_health_router
+from service.http.host_metrics import HostCollector
 from service.http.image_api import ImageApi
 from service.http.key_usage import KeyCollector
 from service.http.management import ManagementRequests, build_management_router
@@ -89,13 +90,17 @@ def create_app(
         parse_formats(settings.formats),
     )
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
-    metrics = ServiceMetrics(registry)
-    metrics.registry.register(KeyCollector(lambda: keys.keys, keys.last_used))
+    uploads = UploadBudget(plan.upload_bytes)
+    metrics = ServiceMetrics(
+        registry,
+        HostCollector(registry, decoders, uploads),
+        KeyCollector(lambda: keys.keys, keys.last_used),
+    )
     management = ManagementRequests(keys, settings.body_timeout_seconds)
     pipeline = PredictionPipeline(
         registry,
         decoders,
-        UploadBudget(plan.upload_bytes),
+        uploads,
         decodes_per_request=max(1, plan.decode_workers // 2),
         fetcher=_build_fetcher(settings),
     )

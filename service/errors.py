@@ -33,11 +33,14 @@ Image errors of `model_store.errors` carry their own codes; `IMAGE_STATUS` gives
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from model_store.errors import ImageError, ImageUnsupportedError, TooManyPixelsError
 
 MAX_DETAIL_LENGTH: Final = 1000
+RejectionReason = Literal[
+    "queue_full", "deadline", "upload_bytes", "decoders", "live_views", "other"
+]
 
 
 class ServiceError(Exception):
@@ -113,10 +116,24 @@ class UnsupportedMediaError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The request was rejected because of load. `Retry-After` says when to retry."""
+    """The request was rejected because of load. `Retry-After` says when to retry.
+
+    Attributes:
+        reason: Which limit rejected it, for the metrics.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     default_code = "overloaded"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: RejectionReason = "other",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, headers=headers)
+        self.reason = reason
 
 
 class InferenceError(ServiceError):

@@ -12,7 +12,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from service.host.thread_priority import lower_thread_priority
 Rows = Sequence[Any]
 """The result of a run: for each image its row, or the ServiceError that it failed with."""
 
+DropReason = Literal["cancelled", "deadline"]
 MIN_QUEUE_TO_CLEAN: Final = 256
 """Cancelled images are removed from a queue once it is longer than this."""
 
@@ -110,6 +112,8 @@ class Batcher:
         self.batch_sizes: Counter[int] = Counter()
         self.batch_seconds: defaultdict[int, float] = defaultdict(float)
         """By number of images: the seconds of all runs."""
+        self.dropped: Counter[DropReason] = Counter()
+        """Images that left the queue without a run."""
         self.bulk_runs: dict[int, BulkRun] = {}
         """By thread. Copy it before iterating: instance threads change it."""
         self._closing = False
@@ -196,6 +200,31 @@ class Batcher:
     def waiting_bulk(self) -> int:
         return len(self._bulk_queue)
 
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the oldest queued image has waited; 0 if none waits."""
+        with self._lock:
+            waiting = [
+                queued.enqueued
+                for queue in (self._queue, self._bulk_queue)
+                for queued in islice((each for each in queue if not each.future.done()), 1)
+            ]
+        return time.monotonic() - min(waiting) if waiting else 0.0
+
+    @property
+    def instances(self) -> int:
+        """Instance threads that are alive."""
+        return sum(thread.is_alive() for thread in self._threads)
+
+    @property
+    def busy_instances(self) -> int:
+        return max(0, self.instances - len(self._sleeping))
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether an instance thread has ended, although the batcher is not closed."""
+        return not self._closing and self.instances < len(self._threads)
+
     def close(self) -> None:
         """Run what is queued, then end the threads. Blocks; a second call does nothing."""
         with self._lock:
@@ -252,8 +281,11 @@ class Batcher:
                 now = time.monotonic()
                 while self.waiting and len(batch) < self._max_batch_size:
                     queued = (self._queue or self._bulk_queue).popleft()
-                    if not queued.future.done():
+                    if queued.future.done():
+                        self.dropped["cancelled"] += 1
+                    else:
                         (late if queued.deadline < now else batch).append(queued)
+                self.dropped["deadline"] += len(late)
             if late:
                 error = DeadlineExceededError("the deadline passed while the image was queued")
                 _set_results(late, error, now, now)
@@ -266,6 +298,7 @@ class Batcher:
         Bulk images wait while interactive ones arrive, and all images wait while runs hang.
         """
         waiting = [queued for queued in queue if not queued.future.done()]
+        self.dropped["cancelled"] += len(queue) - len(waiting)
         queue.clear()
         queue.extend(waiting)
         self._clean_above[bulk] = max(MIN_QUEUE_TO_CLEAN, 2 * len(waiting))

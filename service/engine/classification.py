@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.density import Density
+from model_store.density import DISTANCES, Density, Floats
 from model_store.manifest import Calibration, Outputs
 from model_store.session import Embeddings, FeatureMaps, Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
@@ -33,6 +33,8 @@ class Classification:
         probabilities: float32 `[classes]`, calibrated, in the order of `class_names`.
         embedding: Pooled features, float32 `[dims]`, if the batch was run with them.
         features: The last feature map, float32 `[channels, height, width]`, likewise.
+        distance: Of the embedding from those of the training images, in standard deviations of the
+            validation images; 0 is their mean. None without a density.
     """
 
     indices: NDArray[np.intp]
@@ -43,6 +45,7 @@ class Classification:
     probabilities: NDArray[np.float32] | None = None
     embedding: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
+    distance: float | None = None
 
 
 def classify(
@@ -71,8 +74,11 @@ def classify(
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
     reasons: Sequence[str | None] = [None] * images
+    distances: Sequence[float | None] = [None] * images
     if density is not None and embeddings is not None:
-        reasons = _density_reasons(scores, embeddings, density)
+        of_embedding, of_energy = density.score(embeddings, energy(scores))
+        reasons = _density_reasons(of_embedding, of_energy, density)
+        distances = (of_embedding / DISTANCES).tolist()
     elif threshold is not None:
         reasons = [
             _energy_reason(value, threshold) if value > threshold else ""
@@ -91,6 +97,7 @@ def classify(
         class_probabilities,
         [None] * images if embeddings is None else embeddings,
         [None] * images if features is None else features,
+        distances,
     )
     return [
         Classification(*ranking, *others) for ranking, *others in zip(ranked, *columns, strict=True)
@@ -153,11 +160,10 @@ def _energy_reason(energy_score: float, threshold: float) -> str:
     )
 
 
-def _density_reasons(scores: Logits, embeddings: Embeddings, density: Density) -> list[str]:
+def _density_reasons(of_embedding: Floats, of_energy: Floats, density: Density) -> list[str]:
     """Why the model abstains from each image; empty if it does not."""
-    of_embedding, of_energy = density.score(embeddings, energy(scores))
     total, threshold = of_embedding + of_energy, float(density.threshold)
-    reasons = [""] * len(scores)
+    reasons = [""] * len(total)
     for image in np.flatnonzero(total > threshold).tolist():
         cause = (
             "its features are unlike those of the training images (density)"

@@ -1,6 +1,7 @@
 """A version that serves requests: loaded, proven and warmed up, with its own batcher."""
 
 import threading
+import time
 from contextlib import ExitStack
 from functools import cached_property, partial
 
@@ -16,6 +17,7 @@ from service.engine.devices import Devices
 from service.engine.extras import ALL_EXTRAS, EMBEDDING, NO_EXTRAS, Extras
 from service.engine.options import EngineOptions
 from service.engine.priority import ImageCount
+from service.engine.recent_images import RecentImages
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 from service.engine.warm_model import Measurement, load_measured, load_warm_model
 from service.engine.warm_up import best_batch_size
@@ -30,6 +32,9 @@ class LoadedVersion:
 
     Attributes:
         embedding_dims: Length of an embedding; None if the model has no embedding.
+        load_seconds: How long it took to load in this process.
+        warm_up_seconds: How long its warm-up took, here or in its trial.
+        recent: What it said about its newest images.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class LoadedVersion:
             ModelStoreError: The version cannot be loaded, or its golden proof fails.
         """
         self.version = version
+        began = time.monotonic()
         manifest = version.manifest
         self.preprocessing = manifest.preprocessing
         self.calibration = calibration = manifest.calibration or Calibration()
@@ -61,10 +67,12 @@ class LoadedVersion:
             self.max_batch_size = (
                 max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)
             )
+            self.warm_up_seconds = model.warm_up_seconds
             self.profile = LatencyProfile(model.seconds)
             self.embedding_dims = model.selected_variant.session.embedding_dims
             self._density = density = load_density(version, self.embedding_dims)
             devices = Devices(model.sessions)
+            self.recent = recent = RecentImages()
 
             always = EMBEDDING if density else NO_EXTRAS
 
@@ -73,9 +81,11 @@ class LoadedVersion:
                 extras: Extras, images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
                 scores, embeddings, features = devices.run_with(extras | always, images, control)
-                return classify(
+                rows = classify(
                     scores, manifest.outputs, calibration, embeddings, density, features
                 )
+                recent.observe(rows)
+                return rows
 
             self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
             on_failure.callback(self._watchdog.close)
@@ -98,9 +108,22 @@ class LoadedVersion:
             options.max_queue_delay_seconds,
         )
         self.admitted = ImageCount()
+        self.load_seconds = time.monotonic() - began
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()
+
+    @property
+    def stopped_part(self) -> str | None:
+        """A thread that has ended although the version needs it, which only a restart cures."""
+        if self.batcher.has_stopped:
+            return "an instance"
+        return "the watchdog" if self._watchdog.has_stopped else None
+
+    @property
+    def terminated_runs(self) -> int:
+        """Runs that the watchdog has terminated."""
+        return self._watchdog.terminated_runs
 
     @property
     def can_abstain(self) -> bool:

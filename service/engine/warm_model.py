@@ -32,11 +32,13 @@ class WarmModel:
         selected_variant: The variant that serves.
         sessions: One per device. The first is `selected_variant.session`.
         seconds: Duration of one run in seconds, by batch size.
+        warm_up_seconds: How long all runs of the warm-up took, here or in the trial.
     """
 
     selected_variant: SelectedVariant
     sessions: list[Session]
     seconds: dict[int, float]
+    warm_up_seconds: float
 
 
 class Measurement(RareModel):
@@ -47,6 +49,7 @@ class Measurement(RareModel):
     left_out: Mapping[Precision, str]
     milliseconds: Mapping[Precision, tuple[float, ...]]
     seconds: dict[int, float]
+    warm_up_seconds: float
 
     @classmethod
     def of(cls, model: WarmModel) -> Self:
@@ -57,6 +60,7 @@ class Measurement(RareModel):
             left_out=selected.left_out,
             milliseconds=selected.milliseconds,
             seconds=model.seconds,
+            warm_up_seconds=model.warm_up_seconds,
         )
 
 
@@ -71,6 +75,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
     measure = partial(measure_variants, clock=clock)
     selected = select_variant(version, options.precision, session_options, measure)
     sessions = [selected.session, *_on_other_devices(version, selected.precision, session_options)]
+    began = time.perf_counter()
     longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
     (seconds, *_) = [
         warm_up(
@@ -84,8 +89,9 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
         )
         for session in sessions
     ]
+    warm_up_seconds = time.perf_counter() - began
     trim_memory()
-    return WarmModel(selected, sessions, seconds)
+    return WarmModel(selected, sessions, seconds, warm_up_seconds)
 
 
 def load_measured(version: Version, options: EngineOptions, measured: Measurement) -> WarmModel:
@@ -107,7 +113,7 @@ def load_measured(version: Version, options: EngineOptions, measured: Measuremen
     selected = SelectedVariant(
         measured.precision, session, measured.note, measured.left_out, measured.milliseconds
     )
-    return WarmModel(selected, sessions, measured.seconds)
+    return WarmModel(selected, sessions, measured.seconds, measured.warm_up_seconds)
 
 
 def _session_options(version: Version, options: EngineOptions) -> tuple[SessionOptions, int]:

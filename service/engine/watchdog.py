@@ -59,6 +59,7 @@ class Watchdog:
         self._changed = threading.Condition()
         self._wakes_at = math.inf
         self._closing = False
+        self.terminated_runs = 0
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         if seconds:
             self._thread.start()
@@ -91,6 +92,11 @@ class Watchdog:
 
         return guarded_run
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the thread has ended although it should watch."""
+        return bool(self._seconds) and not self._closing and not self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread. Call it when no run is under way any more."""
         with self._changed:
@@ -118,5 +124,6 @@ class Watchdog:
             else:
                 logger.error("run terminated images=%d seconds=%g", run.images, self._seconds)
                 run.terminated = True
+                self.terminated_runs += 1
                 run.control.terminate()
             run.due = now + self._grace_seconds

@@ -10,10 +10,24 @@ from service.versions.registry import Registry
 def build_health_router(registry: Registry) -> APIRouter:
     router = APIRouter(tags=["health"])
 
-    @router.get("/health/live", summary="Is the process up?", response_model_exclude_none=True)
-    async def live() -> Health:
-        """200 while the process answers."""
-        return Health(status="live")
+    @router.get(
+        "/health/live",
+        summary="Is the process up?",
+        response_model=Health,
+        response_model_exclude_none=True,
+        responses={503: {"model": Health, "description": "Restart it; `reason` says why"}},
+    )
+    async def live() -> Response:
+        """200 while the process works; 503 if a thread of it has ended unexpectedly.
+
+        Models that do not serve, or a store that cannot be read, do not matter: a restart would
+        not help.
+        """
+        reason = describe_stopped(registry)
+        health = Health(status="not live" if reason else "live", reason=reason)
+        return JSONResponse(
+            health.model_dump(exclude_none=True), status_code=503 if reason else 200
+        )
 
     @router.get(
         "/health/ready",
@@ -23,9 +37,9 @@ def build_health_router(registry: Registry) -> APIRouter:
         responses={503: {"model": Health, "description": "Not ready; `reason` says why"}},
     )
     async def ready() -> Response:
-        """200 if every required model serves, and at least one model does; otherwise 503.
+        """200 if every required model serves, at least one model does, and the process is live.
 
-        `reason` names the models that do not serve.
+        Otherwise 503. `reason` names the models that do not serve.
         """
         health = describe_health(registry)
         return JSONResponse(
@@ -35,11 +49,19 @@ def build_health_router(registry: Registry) -> APIRouter:
     return router
 
 
+def describe_stopped(registry: Registry) -> str | None:
+    """Which parts of the process have ended, so that only a restart helps."""
+    stopped = registry.stopped_parts
+    return f"{', '.join(stopped)} has stopped; restart the service" if stopped else None
+
+
 def describe_health(registry: Registry) -> Health:
     """Whether this replica is ready, and which models do not serve."""
     if registry.stopping:
         return Health(status="not ready", reason="the service is shutting down")
-    reasons = ["the model store cannot be read"] if registry.error else []
+    reasons = [stopped] if (stopped := describe_stopped(registry)) else []
+    if registry.error:
+        reasons.append("the model store cannot be read")
     if registry.loaded:
         idle = [model for model in registry.models.values() if model.default_version is None]
         loading = sorted(model.name for model in idle if model.state == "loading")

@@ -10,27 +10,22 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse, Response
 
+from service.errors import RejectionReason
+from service.http.model_metrics import ModelCollector
 from service.prediction.request import RequestRecord
 from service.prediction.version_statistics import VersionStatistics
-from service.stderr_log import count_dropped_records
 from service.versions.registry import Registry
 
-STAGES = ("receive", "decode", "queue", "inference", "total")
+STAGES = ("receive", "decode", "queue", "inference", "response", "total")
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(slots=True)
@@ -56,12 +51,19 @@ class ServiceMetrics(Collector):
     would cost 9 us per request instead of 1.6 us.
     """
 
-    def __init__(self, models: Registry) -> None:
+    def __init__(self, models: Registry, *others: Collector) -> None:
+        """Create the metrics of the requests and of these models.
+
+        Args:
+            models: The models that serve.
+            others: Collectors of further metrics.
+        """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_ModelCollector(models))
-        self.registry.register(self)
+        for collector in (*others, ModelCollector(models), self):
+            self.registry.register(collector)
         self._requests: Counter[tuple[str, str]] = Counter()
+        self._rejections: Counter[tuple[str, RejectionReason]] = Counter()
         self._images: Counter[tuple[str, str]] = Counter()
         self._stages: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self.versions: defaultdict[tuple[str, int], VersionStatistics] = defaultdict(
@@ -77,13 +79,16 @@ class ServiceMetrics(Collector):
         """
         total = time.monotonic() - record.started
         self._requests[record.model, outcome] += 1
+        if record.rejection:
+            self._rejections[record.model, record.rejection] += 1
         if record.model:
-            statistics = self.versions[record.model, record.version]
-            statistics.observe(record, total, succeeded=outcome == "ok")
+            self.versions[record.model, record.version].observe(record, total, outcome)
         for stage, seconds in record.seconds.items():
             self._stages[record.model, stage].observe(seconds)
         self._stages[record.model, "total"].observe(total)
         if outcome == "ok":
+            rest = max(0.0, total - sum(record.seconds.values()))
+            self._stages[record.model, "response"].observe(rest)
             classified = record.images - record.failed_images
             self._images[record.model, str(record.version)] += classified
 
@@ -111,68 +116,28 @@ class ServiceMetrics(Collector):
         images = CounterMetricFamily(
             "resident_images", "Images that were classified", labels=["model", "version"]
         )
-        for family, counts in ((requests, self._requests), (images, self._images)):
+        rejected = CounterMetricFamily(
+            "resident_rejected_requests",
+            "Prediction requests that were rejected because of load, by the limit: queue_full, "
+            "deadline, upload_bytes, decoders",
+            labels=["model", "reason"],
+        )
+        for family, counts in (
+            (requests, self._requests),
+            (rejected, self._rejections),
+            (images, self._images),
+        ):
             for labels, count in counts.copy().items():
                 family.add_metric(labels, count)
         stages = HistogramMetricFamily(
             "resident_stage_seconds",
-            f"Time of a request by stage: {', '.join(STAGES)}",
+            f"Time of a request by stage: {', '.join(STAGES)}; response is the rest of the total "
+            "of an answered request",
             labels=["model", "stage"],
         )
         for labels, histogram in self._stages.copy().items():
             stages.add_metric(labels, histogram.buckets(), histogram.seconds)
-        dropped = CounterMetricFamily(
-            "resident_log_records_dropped",
-            "Log records that were dropped because nobody read stderr",
-            value=count_dropped_records(),
-        )
-        yield from (requests, images, stages, dropped)
-
-
-class _ModelCollector(Collector):
-    def __init__(self, models: Registry) -> None:
-        self._models = models
-
-    def collect(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily(
-            "resident_queue_images",
-            "Images that wait for a place in a batch",
-            labels=["model", "version"],
-        )
-        pending = GaugeMetricFamily(
-            "resident_pending_images",
-            "Images that were admitted and are not answered yet",
-            labels=["model", "version"],
-        )
-        batches = HistogramMetricFamily(
-            "resident_batch_size",
-            "Images of the batches that were run",
-            labels=["model", "version"],
-        )
-        states = GaugeMetricFamily(
-            "resident_versions", "Versions by state", labels=["model", "state"]
-        )
-        for name, model in sorted(self._models.models.items()):
-            counts = {
-                "ready": len(model.serving),
-                "loading": int(model.loading is not None),
-                "error": len(model.errors),
-                "unloading": list(self._models.states(name).values()).count("unloading"),
-            }
-            for state, count in counts.items():
-                states.add_metric([name, state], count)
-            for number, loaded in sorted(model.serving.items()):
-                labels = [name, str(number)]
-                waiting.add_metric(labels, loaded.batcher.waiting)
-                pending.add_metric(labels, loaded.admitted.images)
-                sizes = dict(loaded.batcher.batch_sizes)  # a copy, because batches keep running
-                buckets = [
-                    (str(float(bound)), float(sum(n for size, n in sizes.items() if size <= bound)))
-                    for bound in BATCH_SIZE_BUCKETS
-                ]
-                images = float(sum(size * n for size, n in sizes.items()))
-                batches.add_metric(labels, [*buckets, ("+Inf", float(sum(sizes.values())))], images)
-        yield from (waiting, pending, batches, states)
+        yield from (requests, rejected, images, stages)
 
 
 def build_metrics_router(metrics: ServiceMetrics) -> APIRouter:

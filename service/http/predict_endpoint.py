@@ -101,6 +101,7 @@ class PredictEndpoint:
                 dialect, path_params, headers, scope["query_string"], receive, direct, record
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
+            record.set_error(error)
             reply = dialect.reply_to(error, _request_line(scope))
         ids = RequestIds.of(headers)
         response_headers = [

@@ -4,7 +4,7 @@ Malformed HTTP, or a request beyond a limit, gets an error, and the connection i
 """
 
 import asyncio
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import httptools
 
@@ -16,6 +16,10 @@ MAX_UNREAD_BYTES: Final = 64 * 1024
 """Most body bytes read and dropped after a response. Beyond that, the connection closes."""
 _MAX_LENGTH_DIGITS: Final = 19
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
+
+
+rejections: Final[dict[Literal["invalid", "slow_head"], int]] = {"invalid": 0, "slow_head": 0}
+"""Requests of all connections that ended before a route has seen them, for the metrics."""
 
 
 class _RejectedError(Exception):
@@ -106,6 +110,7 @@ class LimitedConnection(UvicornConnection):
 
     def reject(self, status: int, message: str) -> None:
         """Send an error and close, after the responses to earlier requests."""
+        rejections["invalid"] += 1
         self._stop_read_timer()
         in_body = self.transport.receiving and not self._in_head
         if in_body and not self.drop_invalid_request():
@@ -172,7 +177,11 @@ class LimitedConnection(UvicornConnection):
 
     def _start_read_timer(self, seconds: float) -> None:
         if self._read_timer is None and not self.transport.is_closing():
-            self._read_timer = self.loop.call_later(seconds, self.transport.close_now)
+            self._read_timer = self.loop.call_later(seconds, self._close_slow)
+
+    def _close_slow(self) -> None:
+        rejections["slow_head"] += self._in_head and self._head_bytes > 0
+        self.transport.close_now()
 
     def _stop_read_timer(self) -> None:
         if self._read_timer is not None:

@@ -171,5 +171,5 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """Whether the service is up and may receive traffic."""
 
-    status: Literal["live", "ready", "not ready"]
+    status: Literal["live", "not live", "ready", "not ready"]
     reason: str | None = None

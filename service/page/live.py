@@ -29,7 +29,10 @@ class LimitedStreams:
     def check(self) -> None:
         """Raise OverloadedError if no further stream may be opened."""
         if self._open >= MAX_STREAMS:
-            raise overloaded(f"at most {MAX_STREAMS} live views may be open at the same time")
+            raise overloaded(
+                f"at most {MAX_STREAMS} live views may be open at the same time",
+                reason="live_views",
+            )
 
     def __enter__(self) -> None:
         self._open += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from service.engine.priority import INTERACTIVE, ImageCount, Priority
-from service.errors import OverloadedError, TooLargeError
+from service.errors import OverloadedError, RejectionReason, TooLargeError
 
 MIN_RETRY_SECONDS: Final = 1
 
@@ -52,7 +52,8 @@ class Upload:
         if budget.held_bytes + (count or 1) > budget.max_bytes and budget.held_bytes > self._bytes:
             raise overloaded(
                 f"request bodies in memory are limited to {budget.max_bytes:,} bytes "
-                f"(SERVICE_MAX_UPLOAD_BYTES), and {budget.held_bytes:,} are in use"
+                f"(SERVICE_MAX_UPLOAD_BYTES), and {budget.held_bytes:,} are in use",
+                reason="upload_bytes",
             )
         budget.held_bytes += count
         self._bytes += count
@@ -129,6 +130,7 @@ class Admission:
                     f"the response is predicted to take {seconds * 1e3:,.0f} ms, "
                     f"and {max(remaining_seconds, 0) * 1e3:,.0f} ms remain until the deadline",
                     seconds - remaining_seconds,
+                    reason="deadline",
                 )
         return Places((self._capacity, self._admitted), count, priority)
 
@@ -137,6 +139,7 @@ class Admission:
         return overloaded(
             f"the queue is full: {waiting} of {limit} places are taken, {count} more are needed",
             self._predict_seconds(self._admitted.ahead_of(priority), 0, priority),
+            reason="queue_full",
         )
 
 
@@ -160,9 +163,13 @@ class Places:
             images.add(count, self._priority)
 
 
-def overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:
+def overloaded(
+    detail: str, wait_seconds: float = 0.0, *, reason: RejectionReason
+) -> OverloadedError:
     """A rejection with `Retry-After`: `wait_seconds` rounded up, at least `MIN_RETRY_SECONDS`."""
     seconds = max(MIN_RETRY_SECONDS, math.ceil(wait_seconds))
     return OverloadedError(
-        f"{detail}; retry after {seconds} s", headers={"Retry-After": str(seconds)}
+        f"{detail}; retry after {seconds} s",
+        reason=reason,
+        headers={"Retry-After": str(seconds)},
     )

@@ -114,6 +114,20 @@ class DecodePool:
         job = DecodeJob(image, spec, deadline, memory_bytes, priority_cost + cost)
         return await self._large_workers.decode(job)
 
+    @property
+    def processes(self) -> int:
+        return self._workers.processes + self._large_workers.processes
+
+    @property
+    def busy(self) -> int:
+        """Images that are decoded in a process now."""
+        return self._workers.busy + self._large_workers.busy
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a process."""
+        return self._workers.waiting + self._large_workers.waiting
+
     def wait_seconds(self) -> float:
         """Predicted wait for a process of an image that is not small."""
         return self._workers.wait_seconds()

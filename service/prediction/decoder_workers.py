@@ -86,6 +86,7 @@ class DecoderWorkers:
                 f"the image is predicted to wait {wait * 1e3:,.0f} ms for a decoder, "
                 f"and {max(remaining, 0) * 1e3:,.0f} ms remain until the deadline",
                 wait - remaining,
+                reason="decoders",
             )
         await self._semaphore.acquire(job.cost)
         # The task keeps its place until its process is free, even if the caller is cancelled.
@@ -99,6 +100,20 @@ class DecoderWorkers:
             raise
         finally:
             del task  # its error refers to this frame: a reference cycle
+
+    @property
+    def processes(self) -> int:
+        return len(self._decoders)
+
+    @property
+    def busy(self) -> int:
+        """Images that have a place in the pool."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a place in the pool."""
+        return self._semaphore.ahead_of(math.inf)
 
     def wait_seconds(self, cost: float = 0.0) -> float:
         if not self._running:  # then nothing waits
@@ -172,7 +187,9 @@ class DecoderWorkers:
             decoder = await Decoder.start(self._limits)
         except DecoderStartError as error:
             logger.warning("decoder process not started reason=%r", str(error))
-            raise overloaded("no process that decodes images can be started") from None
+            raise overloaded(
+                "no process that decodes images can be started", reason="decoders"
+            ) from None
         self._decoders.add(decoder)
         return decoder
 

@@ -11,7 +11,7 @@ from model_store.preprocessing import Pixels
 from service.engine.batcher import ImageResult
 from service.engine.extras import EMBEDDING, FEATURES, Extras
 from service.engine.priority import INTERACTIVE, Priority
-from service.errors import ServiceError
+from service.errors import OverloadedError, RejectionReason, ServiceError
 
 DEFAULT_TOP_K: Final = 5
 EncodedImage = bytes | ServiceError
@@ -62,6 +62,7 @@ class RequestRecord:
     """What is logged and counted about a request. It is filled in step by step.
 
     After an error it is incomplete. `seconds` is keyed by stage: receive, decode, queue, inference.
+    `rejection` is set if the request was rejected because of load.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -70,7 +71,12 @@ class RequestRecord:
     digest: str = ""
     images: int = 0
     failed_images: int = 0
+    rejection: RejectionReason | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def set_error(self, error: BaseException) -> None:
+        if isinstance(error, OverloadedError):
+            self.rejection = error.reason
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Counts and times of the requests of one version, since the service started."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from service.prediction.request import RequestRecord
@@ -29,6 +30,7 @@ class VersionStatistics:
         last_request: When the last request succeeded, in seconds since 1970; 0 for never.
         success: Requests that were answered, from their start to their response.
         failure: Requests that failed.
+        failures: Their number by the code of the error.
         stages: Of the requests that were answered, by stage: decode, queue, inference, and the
             rest of their time as `other`.
     """
@@ -37,14 +39,16 @@ class VersionStatistics:
     last_request: float = 0.0
     success: Duration = field(default_factory=Duration)
     failure: Duration = field(default_factory=Duration)
+    failures: Counter[str] = field(default_factory=Counter)
     stages: dict[str, Duration] = field(
         default_factory=lambda: {name: Duration() for name in (*STAGES_AFTER_ADMISSION, "other")}
     )
 
-    def observe(self, record: RequestRecord, total_seconds: float, *, succeeded: bool) -> None:
+    def observe(self, record: RequestRecord, total_seconds: float, outcome: str) -> None:
         """Count a request that has ended, and took `total_seconds`."""
-        if not succeeded:
+        if outcome != "ok":
             self.failure.add(total_seconds)
+            self.failures[outcome] += 1
             return
         self.success.add(total_seconds)
         self.images += record.images - record.failed_images

@@ -55,6 +55,8 @@ class Registry:
         self.desired = DesiredVersionsReader(store)
         self.problems = LogOnChange(logger)
         self.created_at = time.monotonic()
+        self.watcher_failed = False
+        """Set if the loop that follows the store has ended with an error."""
         self._lock = threading.Lock()
         self._state = RegistryState()
         self._stopping = False
@@ -81,7 +83,25 @@ class Registry:
     @property
     def ready(self) -> bool:
         """True if the models are loaded, and every required model and at least one serves."""
-        return not self._stopping and self.loaded and self.required.all_serve(self.models)
+        return (
+            not self._stopping
+            and self.loaded
+            and self.required.all_serve(self.models)
+            and not self.stopped_parts
+        )
+
+    @property
+    def stopped_parts(self) -> list[str]:
+        """Parts of this process that have ended unexpectedly; only a restart brings them back."""
+        if self._stopping:
+            return []
+        stopped = [
+            f"{part} of {loaded.version}"
+            for _, model in sorted(self.models.items())
+            for loaded in model.serving.values()
+            if (part := loaded.stopped_part)
+        ]
+        return [*stopped, *(["the watcher of the model store"] if self.watcher_failed else [])]
 
     @property
     def stopping(self) -> bool:

@@ -18,6 +18,20 @@ async def watch(
     stopping: asyncio.Event,
     on_loaded: Callable[[Registry], None] = lambda _: None,
 ) -> None:
+    """Follow the store as `_follow` does. If that fails, the registry is no longer live."""
+    try:
+        await _follow(registry, poll_seconds, stopping, on_loaded)
+    except Exception:
+        logger.exception("model store no longer watched")
+        registry.watcher_failed = True
+
+
+async def _follow(
+    registry: Registry,
+    poll_seconds: float,
+    stopping: asyncio.Event,
+    on_loaded: Callable[[Registry], None],
+) -> None:
     """Reconcile now, after each trial and every `poll_seconds`, until `stopping` is set.
 
     Whatever `poll_seconds` is, also reconcile when `seconds_until_due` is over. With 0 seconds and

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
 from service.http.api_keys import ApiKeys
-from service.http.health import describe_health
+from service.http.health import describe_health, describe_stopped
 from service.http.management import (
     BEARER,
     ManagementRequests,
@@ -103,9 +103,15 @@ def _add_server_routes(router: APIRouter, registry: Registry) -> None:
         """Name, version and extensions."""
         return describe_server()
 
-    @router.get("/v2/health/live", summary="Is the server live?")
+    @router.get(
+        "/v2/health/live",
+        summary="Is the server live?",
+        responses=_errors(status_503="Not live; `error` says why"),
+    )
     async def live() -> ServerLiveness:
-        """200 while the process answers."""
+        """200 while the process works, as `/health/live`."""
+        if reason := describe_stopped(registry):
+            raise NotReadyError(reason)
         return ServerLiveness(live=True)
 
     @router.get(

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from model_store.errors import ImageError
 from service.engine.loaded_version import LoadedVersion
-from service.errors import ClientDisconnectedError
+from service.errors import ClientDisconnectedError, ServiceError
 from service.http.api_keys import ApiKeys
 from service.http.management import ManagementRequests
 from service.http.metrics import ServiceMetrics
@@ -69,7 +70,7 @@ class OpenInferenceServicer:
 
     async def ServerLive(self, _: Any, context: Context) -> pb.ServerLiveResponse:
         del context
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=not self._registry.stopped_parts)
 
     async def ServerReady(self, _: Any, context: Context) -> pb.ServerReadyResponse:
         del context
@@ -191,7 +192,8 @@ class OpenInferenceServicer:
             code = report_error(ClientDisconnectedError(), rpc.method).code
             raise
         except Exception as error:
-            code = getattr(error, "code", "internal_error")
+            record.set_error(error)
+            code = error.code if isinstance(error, ServiceError | ImageError) else "internal_error"
             raise
         finally:
             self._parts.metrics.observe(record, code)

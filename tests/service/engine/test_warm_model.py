@@ -18,7 +18,12 @@ def test_only_cpu_times_of_another_process_are_taken_over(
     """Wall-clock times of a process with a lower priority are too long."""
     publish(store)
     measured = Measurement(
-        precision="fp32", note=None, left_out={}, milliseconds={}, seconds={1: SLOW_SECONDS}
+        precision="fp32",
+        note=None,
+        left_out={},
+        milliseconds={},
+        seconds={1: SLOW_SECONDS},
+        warm_up_seconds=1,
     )
     options = EngineOptions(SessionOptions(intra_op_num_threads=threads), max_batch_size=8)
     with store.open(MODEL, 1) as version:

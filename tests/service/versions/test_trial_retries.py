@@ -29,7 +29,9 @@ from service.versions.trial_records import TrialRecords
 from service.versions.trials import TrialPassed, Trials
 from service.versions.watcher import watch
 
-MEASUREMENT = Measurement(precision="fp32", note=None, left_out={}, milliseconds={}, seconds={1: 1})
+MEASUREMENT = Measurement(
+    precision="fp32", note=None, left_out={}, milliseconds={}, seconds={1: 1}, warm_up_seconds=1
+)
 LIMIT = 1000
 TIMEOUT = LoadFailure("too slow", "overload")
 TOO_LARGE = LoadFailure("too large", "memory", LIMIT)
