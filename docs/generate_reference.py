@@ -5,13 +5,14 @@ With `--check` nothing is written, and the exit code is 1 if a file is out of da
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
 from compose_settings import files_with_settings
+from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
 from model_store.manifest import Manifest
@@ -20,6 +21,7 @@ from service.app import create_app
 from service.error_codes import ERROR_CODES
 from service.http.host_metrics import HostCollector
 from service.http.metrics import ServiceMetrics
+from service.http.triton_metrics import TritonCollector
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
@@ -161,18 +163,27 @@ def metrics_page() -> str:
         "`GET /metrics` answers in Prometheus' text format, or OpenMetrics if asked for.",
         "",
     ]
-    lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     registry: Any = SimpleNamespace(models={}, stopped_parts=[], ready=False, error=None)
     host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
     metrics = ServiceMetrics(registry, host)
-    for collector in metrics.registry._collector_to_names:  # noqa: SLF001  prometheus_client has no other list
-        for family in collector.collect():
-            labels = ", ".join(f"`{name}`" for name in getattr(family, "_labelnames", ()))
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            lines.append(
-                f"| `{name}` | {family.type} | {labels} | {one_line(family.documentation)} |"
-            )
+    lines += metric_rows(metrics.registry._collector_to_names)  # noqa: SLF001  there is no other list
+    lines += [
+        "",
+        "## Triton's names",
+        "",
+        "`SERVICE_TRITON_METRICS=true` adds these. Durations are cumulative microseconds.",
+        "",
+    ]
+    lines += metric_rows([TritonCollector(registry, metrics.versions)])
     return "\n".join([*lines, ""])
+
+
+def metric_rows(collectors: Iterable[Collector]) -> Iterator[str]:
+    yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
+    for family in (family for collector in collectors for family in collector.collect()):
+        labels = ", ".join(f"`{name}`" for name in getattr(family, "_labelnames", ()))
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield f"| `{name}` | {family.type} | {labels} | {one_line(family.documentation)} |"
 
 
 def cli_page() -> str:

@@ -33,6 +33,7 @@ from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.http.request_body import BodyLimits
+from service.http.triton_metrics import TritonCollector
 from service.memory_plan import MemoryPlan
 from service.page.routes import add_page
 from service.prediction.admission import UploadBudget
@@ -96,6 +97,8 @@ def create_app(
         HostCollector(registry, decoders, uploads),
         KeyCollector(lambda: keys.keys, keys.last_used),
     )
+    if settings.triton_metrics:
+        metrics.registry.register(TritonCollector(registry, metrics.versions))
     management = ManagementRequests(keys, settings.body_timeout_seconds)
     pipeline = PredictionPipeline(
         registry,

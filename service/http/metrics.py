@@ -21,6 +21,7 @@ from service.prediction.request import RequestRecord
 from service.prediction.version_statistics import VersionStatistics
 from service.versions.registry import Registry
 
+MAX_VERSIONS = 1000
 STAGES = ("receive", "decode", "queue", "inference", "response", "total")
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -62,6 +63,7 @@ class ServiceMetrics(Collector):
         ProcessCollector(registry=self.registry)
         for collector in (*others, ModelCollector(models), self):
             self.registry.register(collector)
+        self._models = models
         self._requests: Counter[tuple[str, str]] = Counter()
         self._rejections: Counter[tuple[str, RejectionReason]] = Counter()
         self._images: Counter[tuple[str, str]] = Counter()
@@ -92,6 +94,14 @@ class ServiceMetrics(Collector):
             classified = record.images - record.failed_images
             self._images[record.model, str(record.version)] += classified
 
+    def _forget_unloaded(self) -> None:
+        """Forget old versions once there are too many: a service may see new ones for years."""
+        if len(self.versions) > MAX_VERSIONS:
+            for name, number in list(self.versions):
+                if number not in self._models.states(name):
+                    self.versions.pop((name, number), None)
+                    self._images.pop((name, str(number)), None)
+
     def outcomes(self) -> dict[str, int]:
         """Prediction requests by outcome, over all models."""
         counts: Counter[str] = Counter()
@@ -108,6 +118,7 @@ class ServiceMetrics(Collector):
         return counts
 
     def collect(self) -> Iterator[Metric]:
+        self._forget_unloaded()
         requests = CounterMetricFamily(
             "resident_requests",
             "Prediction requests by outcome: ok, or the code of the problem",

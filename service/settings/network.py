@@ -135,6 +135,13 @@ class NetworkSettings(BaseModel):
         LogFormat,
         Field(description="Lines for people, or one JSON object per line for log collectors."),
     ] = "console"
+    triton_metrics: Annotated[
+        bool,
+        Field(
+            description="Also expose the metrics of inference under Triton's names (nv_*), for "
+            "dashboards made for it."
+        ),
+    ] = False
     access_log: Annotated[
         bool,
         Field(description="Log one line per request; costs some throughput at full load."),
