@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from colour_model import COLOURS, MODEL, WEIGHTS, encode, make_store, plain, publish
+from densities import DENSITY, UNITS
 from PIL import Image
 from registries import options
 from server_process import running
@@ -23,18 +24,6 @@ from service.commands.predict import predict
 from service.engine.classification import Classification, classify
 from service.engine.loaded_version import LoadedVersion
 
-UNITS = np.array(list(COLOURS.values()), np.float32)
-UNITS /= np.linalg.norm(UNITS, axis=1, keepdims=True)
-# The distance of a colour from grey, and that of its direction from the nearest class.
-DENSITY = Density(
-    whitening=np.eye(3, dtype=np.float32) / 64,
-    mean=np.full(3, 127 / 64, np.float32),
-    unit_whitening=np.eye(3, dtype=np.float32),
-    unit_means=UNITS,
-    center=np.array([3.4, 0, -6], np.float32),
-    scale=np.array([1, 0.1, 1], np.float32),
-    threshold=np.float32(2.5).reshape(()),
-)
 ORANGE = encode(Image.new("RGB", (8, 8), (255, 110, 0)))  # between two classes, but a high score
 DARK = encode(Image.new("RGB", (8, 8), (10, 10, 10)))  # of the direction of white, but a low score
 

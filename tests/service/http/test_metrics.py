@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from colour_model import MODEL, make_store, plain, publish, publish_deviating
-from prometheus_client import generate_latest
+from exposition import exposed, find_sample
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, running
 
@@ -35,10 +35,6 @@ def sample(client: httpx.Client, name: str, **labels: str) -> float:
     return find_sample(client.get("/metrics").text, name, labels)
 
 
-def exposed(metrics: ServiceMetrics) -> str:
-    return generate_latest(metrics.registry).decode()
-
-
 def buckets(text: str, name: str, labels: Mapping[str, str]) -> dict[str, float]:
     """Each upper bound of a histogram and the count below it."""
     return {
@@ -48,16 +44,6 @@ def buckets(text: str, name: str, labels: Mapping[str, str]) -> dict[str, float]
         if sample.name == f"{name}_bucket"
         and sample.labels == {**labels, "le": sample.labels["le"]}
     }
-
-
-def find_sample(text: str, name: str, labels: Mapping[str, str]) -> float:
-    (value,) = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and sample.labels == labels
-    ]
-    return value
 
 
 def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
