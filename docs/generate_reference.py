@@ -20,6 +20,7 @@ from resident.cli import main as resident
 from service.app import create_app
 from service.error_codes import ERROR_CODES
 from service.http.host_metrics import HostCollector
+from service.http.key_usage import KeyCollector, LastUsed
 from service.http.metrics import ServiceMetrics
 from service.http.triton_metrics import TritonCollector
 from service.prediction.admission import UploadBudget
@@ -165,7 +166,8 @@ def metrics_page() -> str:
     ]
     registry: Any = SimpleNamespace(models={}, stopped_parts=[], ready=False, error=None)
     host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
-    metrics = ServiceMetrics(registry, host)
+    keys = KeyCollector(list, LastUsed(PAGES))
+    metrics = ServiceMetrics(registry, host, keys)
     lines += metric_rows(metrics.registry._collector_to_names)  # noqa: SLF001  there is no other list
     lines += [
         "",
