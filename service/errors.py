@@ -39,7 +39,7 @@ from model_store.errors import ImageError, ImageUnsupportedError, TooManyPixelsE
 
 MAX_DETAIL_LENGTH: Final = 1000
 RejectionReason = Literal[
-    "queue_full", "deadline", "upload_bytes", "decoders", "live_views", "other"
+    "queue_full", "deadline", "upload_bytes", "decoders", "rate_limit", "live_views", "other"
 ]
 
 
@@ -128,11 +128,12 @@ class OverloadedError(ServiceError):
     def __init__(
         self,
         detail: str,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
         *,
         reason: RejectionReason = "other",
-        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail, headers=headers)
+        super().__init__(detail, code, headers)
         self.reason = reason
 
 

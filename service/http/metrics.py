@@ -130,7 +130,7 @@ class ServiceMetrics(Collector):
         rejected = CounterMetricFamily(
             "resident_rejected_requests",
             "Prediction requests that were rejected because of load, by the limit: queue_full, "
-            "deadline, upload_bytes, decoders",
+            "deadline, upload_bytes, decoders, rate_limit",
             labels=["model", "reason"],
         )
         for family, counts in (

@@ -36,6 +36,7 @@ class RateLimit:
                 f"{seconds} s",
                 code="rate_limited",
                 headers={"Retry-After": str(seconds)},
+                reason="rate_limit",
             )
         self._tokens -= 1
 
