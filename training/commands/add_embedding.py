@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.early_checks import check_version
 from training.commands.options import PROMOTE, SIGN_KEY, STORE, pass_console
 from training.promotion import create_store, require_holdable
 
@@ -33,6 +34,7 @@ def add_embedding(
     Versions that older releases published have no such output. Nothing is trained, and the logits
     stay the same bit for bit.
     """
+    check_version(model, store)
     from training.commands.common import print_published
     from training.derived_version import publish_derived
     from training.display import TrainingDisplay

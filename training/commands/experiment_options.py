@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from training.commands.early_checks import check_recipe, check_sources
 from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
 from training.commands.options import (
     CHANGES,
@@ -81,6 +82,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         threads: int | None,
         **values: Any,
     ) -> None:
+        check_sources(values["data"], values["data_dir"])
         from training.commands.common import interruptible, join_processes
         from training.display import TrainingDisplay
         from training.experiments.experiment_report import write_experiment_report
@@ -115,6 +117,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         click.option(
             "--recipe",
             default=EXPERIMENT_RECIPE,
+            callback=check_recipe,
             show_default=True,
             help="Recipe of all networks; `recipes` lists them.",
         ),

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console
 from training.promotion import create_store, require_holdable
 
@@ -48,6 +49,8 @@ def fit_density(
     `run` fits a density itself. This command is for versions of older releases and for imports. The
     scores stay the same. A version without the output `embedding` gets it.
     """
+    check_version(model, store)
+    check_sources(data, data_dir)
     from training.commands.common import print_published, say_other_data
     from training.density_of_version import publish_with_density
     from training.display import TrainingDisplay

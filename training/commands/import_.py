@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from model_store.names import check_name
 from model_store.store import ModelStore
+from training.commands.early_checks import (
+    check_model_name,
+    check_output_file,
+)
 from training.commands.import_options import EXISTING_FILE, input_options
 from training.commands.options import (
     PROMOTE,
@@ -22,9 +25,11 @@ from training.commands.options import (
 )
 from training.errors import GateError, TrainingError
 from training.gates.waivers import IMPORT_CHECKS
+from training.importing.labels import read_labels
 from training.importing.preset_names import TIMM
-from training.learning.architectures import TORCHVISION_NETWORKS
+from training.learning.architectures import TORCHVISION_NETWORKS, parse_architecture
 from training.promotion import create_store
+from training.run.initial_reference import require_pretrained
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -85,7 +90,9 @@ class ImportRefusedError(click.ClickException):
     show_default=True,
     help="Images of --verify to publish as golden images.",
 )
-@click.option("--model", required=True, help="Name of the model in the store.")
+@click.option(
+    "--model", required=True, callback=check_model_name, help="Name of the model in the store."
+)
 @STORE
 @SIGN_KEY
 @click.option(
@@ -97,6 +104,7 @@ class ImportRefusedError(click.ClickException):
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_output_file,
     help="File for the report.  [default: MODEL-import.md]",
 )
 @waive_option(IMPORT_CHECKS)
@@ -134,6 +142,8 @@ def import_network(
     that they are right, and the version is proven. Without it the version is `unproven`, and
     `production` does not move to it.
     """
+    with _exit_code_2():
+        _check_options(values)
     from training.commands.common import print_published
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
@@ -143,12 +153,7 @@ def import_network(
 
     model_store = ModelStore(store, signing_key=signing_key)
     display = TrainingDisplay(console)
-    check_name(model)
     report_file = report or Path(f"{model}-import.md")
-    if not report_file.parent.is_dir():
-        raise click.UsageError(
-            f"--report {report_file}: the folder {report_file.parent} does not exist; create it"
-        )
     with _exit_code_2():
         create_store(model_store)
         display.announce("read")
@@ -176,11 +181,8 @@ def import_network(
     print_published(display, model, published, store)
 
 
-def _read(values: dict[str, Any]) -> ImportCandidate:
-    from training.importing.labels import read_labels
-    from training.importing.onnx_network import read_onnx
-    from training.importing.torch_networks import read_torchvision, read_weights_file
-
+def _check_options(values: dict[str, Any]) -> None:
+    """Check what needs no torch. Raises UsageError or TrainingError."""
     onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
     if (onnx_file is None) == (name is None and weights is None):
         raise click.UsageError(
@@ -189,11 +191,17 @@ def _read(values: dict[str, Any]) -> ImportCandidate:
         )
     if values["arch"] and (onnx_file or name):
         raise click.UsageError("--arch is for --weights only; omit it")
+    if values["arch"]:
+        parse_architecture(values["arch"])
     misplaced = [option for option in ("layout", "output") if values[option]]
     if misplaced and not onnx_file:
         raise click.UsageError(
             f"--{misplaced[0]} is for --onnx only: a torch network has one layout and one output; "
             "omit it"
+        )
+    if (values["preset"] == TIMM) != (values["timm_config"] is not None):
+        raise click.UsageError(
+            "--preset timm and --timm-config FILE need each other; give both or neither"
         )
     if name:
         if values["labels"]:
@@ -201,13 +209,25 @@ def _read(values: dict[str, Any]) -> ImportCandidate:
                 "--torchvision has its own labels; for other labels give --weights FILE "
                 "--arch NAME --labels FILE"
             )
-        return read_torchvision(name, weights, _read_input_options(values))
+        require_pretrained(name)
+        return
     if not values["labels"]:
         raise click.UsageError("the class names are missing; give --labels FILE")
+    read_labels(values["labels"])
+
+
+def _read(values: dict[str, Any]) -> ImportCandidate:
+    from training.importing.onnx_network import read_onnx
+    from training.importing.torch_networks import read_torchvision, read_weights_file
+
+    onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
+    options = _read_input_options(values)
+    if name:
+        return read_torchvision(name, weights, options)
     labels = read_labels(values["labels"])
     if onnx_file:
-        return read_onnx(onnx_file, labels, _read_input_options(values))
-    return read_weights_file(weights, values["arch"], labels, _read_input_options(values))
+        return read_onnx(onnx_file, labels, options)
+    return read_weights_file(weights, values["arch"], labels, options)
 
 
 def _read_input_options(values: dict[str, Any]) -> InputOptions:
@@ -215,10 +235,6 @@ def _read_input_options(values: dict[str, Any]) -> InputOptions:
     from training.importing.input_options import InputOptions
 
     preset_name, config = values["preset"], values["timm_config"]
-    if (preset_name == TIMM) != (config is not None):
-        raise click.UsageError(
-            "--preset timm and --timm-config FILE need each other; give both or neither"
-        )
     preset = presets.read_timm(config) if config else presets.PRESETS.get(preset_name)
     pixels = ("channels", "scale", "mean", "std")
     geometry = ("size", "resize", "resize_mode", "interpolation", "padding")

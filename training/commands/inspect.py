@@ -13,9 +13,11 @@ from rich.table import Table
 
 from model_store.command_line import format_command
 from model_store.store import ModelStore
+from training.commands.early_checks import check_output_file, check_run
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
+    EXISTING_RUN,
     RUN,
     RUNS,
     STORE,
@@ -28,6 +30,7 @@ from training.data.check import check as check_images
 from training.data.check_table import FINDING_EXAMPLES, MAX_CLASSES, classes_table
 from training.data.file_name_labels import write_labels
 from training.data.scan import scan
+from training.data.sources import load_data, resolve_source
 from training.errors import DataError
 from training.learning.recipe_file import known_recipes
 
@@ -49,12 +52,14 @@ if TYPE_CHECKING:
     "--labels-from-names",
     "labels_file",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_output_file,
     help="First write the labels in file names such as cat.0.jpg to this new CSV, and check that.",
 )
 @click.option(
     "--json",
     "target",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_output_file,
     help="Also write all findings to this file.",
 )
 @pass_console
@@ -75,11 +80,11 @@ def check(
 
     The exit code is 1 if a run would refuse the data.
     """
+    source = resolve_source(data, data_dir)
     from training.commands.common import print_next
-    from training.data.sources import load_data, resolve_source
     from training.display import TrainingDisplay
 
-    display, source = TrainingDisplay(console), resolve_source(data, data_dir)
+    display = TrainingDisplay(console)
     if labels_file:
         if not Path(source).is_dir():
             raise DataError(f"--labels-from-names needs a folder of images, got {data}")
@@ -130,12 +135,14 @@ def runs(console: Console, runs: Path) -> None:
     "runs",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_RUN,
+    callback=check_run,
     metavar="RUN...",
 )
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_output_file,
     default=Path("comparison.html"),
     show_default=True,
     help="The page to write.",

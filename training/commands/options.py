@@ -16,14 +16,18 @@ from rich.console import Console
 
 from model_store.errors import KeyFileError
 from model_store.store import DEFAULT_ROOT
+from training.commands.early_checks import (
+    check_architecture,
+    check_changes_option,
+    check_device,
+    check_model_name,
+    check_recipe,
+    check_request,
+    check_run,
+)
 from training.commands.geometry_options import IMAGE_SIZE, PADDING, RESIZE_MODE
 from training.gates.waivers import parse_waivers
-from training.learning.architectures import (
-    DEFAULT_ARCHITECTURE,
-    describe_architectures,
-    parse_architecture,
-)
-from training.learning.recipe_file import check_changes, load_recipe
+from training.learning.architectures import DEFAULT_ARCHITECTURE, describe_architectures
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
-RUN = click.argument("run", type=EXISTING_RUN)
+RUN = click.argument("run", type=EXISTING_RUN, callback=check_run)
 RUNS = click.option(
     "--runs",
     type=DIRECTORY,
@@ -87,6 +91,7 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
+    callback=check_device,
     help="cpu, cuda, cuda:1, or auto: a GPU if there is one.",
 )
 THREADS = click.option(
@@ -109,20 +114,6 @@ pass_console = click.make_pass_decorator(Console, ensure=True)
 """Gives a command the console that it writes to."""
 
 
-def check_recipe(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
-    """Raise RecipeError if there is no such recipe."""
-    if name is not None:
-        load_recipe(name)
-    return name
-
-
-def check_architecture(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
-    """Raise RecipeError if there is no such network."""
-    if name is not None:
-        parse_architecture(name)
-    return name
-
-
 def waive_option(known: Sequence[str]) -> Callable[..., Any]:
     """Return `--waive`, which takes the names of checks in `known`."""
 
@@ -139,14 +130,6 @@ def waive_option(known: Sequence[str]) -> Callable[..., Any]:
     )
 
 
-def parse_changes(
-    _: click.Context, __: click.Parameter, changes: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Raise RecipeError if a change is not the name and a value of recipes."""
-    check_changes(changes)
-    return changes
-
-
 EPOCHS = click.option(
     "--epochs", type=click.IntRange(min=1), help="Overrides the epochs of the recipe."
 )
@@ -154,7 +137,7 @@ CHANGES = click.option(
     "--set",
     "changes",
     multiple=True,
-    callback=parse_changes,
+    callback=check_changes_option,
     metavar="NAME=VALUE",
     help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
 )
@@ -226,6 +209,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_request(**values: Any) -> None:
+        check_request(values)
         command(request=build_request(values), **values)
 
     return add_options(
@@ -245,7 +229,11 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             help=f"{describe_architectures()}.  "
             f"[default: that of --start, else {DEFAULT_ARCHITECTURE}]",
         ),
-        click.option("--model", help="Name of the model in the store.  [default: DATA-ARCH]"),
+        click.option(
+            "--model",
+            callback=check_model_name,
+            help="Name of the model in the store.  [default: DATA-ARCH]",
+        ),
         IMAGE_SIZE,
         RESIZE_MODE,
         PADDING,

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from model_store.manifest import Precision
 from model_store.store import ModelStore
+from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console, waive_option
 from training.gates.waivers import VARIANT_CHECKS
 from training.promotion import create_store, require_holdable
@@ -88,6 +89,8 @@ def quantize(
     Without a version, the one of `production` is converted. The next version holds both files, and
     fp32 is unchanged. The service chooses between them (SERVICE_PRECISION).
     """
+    check_version(model, store)
+    check_sources(data, data_dir)
     from training.commands.common import print_published, say_other_data
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.early_checks import check_model_name, check_retraining
 from training.commands.options import (
     DEVICE,
     PROMOTE,
@@ -42,7 +43,11 @@ if TYPE_CHECKING:
     help="The class OLD of the model has the name NEW in the data. Repeatable.",
 )
 @click.option(
-    "--model", "--as", "model", help="Publish under this name.  [default: the same model]"
+    "--model",
+    "--as",
+    "model",
+    callback=check_model_name,
+    help="Publish under this name.  [default: the same model]",
 )
 @recipe_options
 @STORE
@@ -76,6 +81,7 @@ def retrain(
     published unless it is worse on the same test images (McNemar's test). A running service loads
     it without a restart.
     """
+    check_retraining(version, store, values)
     from training.commands.common import join_processes
     from training.commands.run import finish_run
     from training.run.launch import start_shared_run

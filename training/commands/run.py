@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.early_checks import check_sources
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -115,6 +116,7 @@ def resume(
     \b
     python -m training resume runs/RUN --waive accuracy_jpeg="JPEG is not used"
     """
+    check_sources(data, data_dir)
     from training.commands.common import join_processes
     from training.run.directory import Run
     from training.run.request import move_data

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.early_checks import check_run
 from training.commands.options import (
     DEVICE,
     EXISTING_RUN,
@@ -102,6 +103,7 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
 @click.option(
     "--twin",
     type=EXISTING_RUN,
+    callback=check_run,
     help="Take the values of this run of the same recipe, if RUN was trained on validation too.",
 )
 @DEVICE

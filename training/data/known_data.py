@@ -16,8 +16,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from sklearn.datasets import load_digits
-from torchvision import datasets
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
@@ -47,23 +45,31 @@ class _TorchvisionDataset:
     """A data set of torchvision.
 
     Attributes:
-        read: torchvision's class.
+        class_name: The name of torchvision's class.
         folder: The subfolder that the class reads.
         advice: How to get the files without torchvision's download.
     """
 
-    read: Callable[..., Any]
+    class_name: str
     folder: str
     source: str
     licence: str
     preprocessing: Preprocessing
     advice: str
 
+    @property
+    def read(self) -> Callable[..., Any]:
+        """The class of torchvision. Its import takes seconds, so it waits for the reading."""
+        from torchvision import datasets
+
+        read: Callable[..., Any] = getattr(datasets, self.class_name)
+        return read
+
 
 _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyType(
     {
         "fashion-mnist": _TorchvisionDataset(
-            datasets.FashionMNIST,
+            "FashionMNIST",
             "FashionMNIST",
             "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)",
             "MIT",
@@ -73,7 +79,7 @@ _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyTy
             "(files in /usr/share/datasets/fashion-mnist)",
         ),
         "cifar10": _TorchvisionDataset(
-            datasets.CIFAR10,
+            "CIFAR10",
             "cifar-10-batches-py",
             "CIFAR-10 (Krizhevsky 2009)",
             "",
@@ -81,7 +87,7 @@ _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyTy
             "download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         ),
         "cifar100": _TorchvisionDataset(
-            datasets.CIFAR100,
+            "CIFAR100",
             "cifar-100-python",
             "CIFAR-100 (Krizhevsky 2009)",
             "",
@@ -111,6 +117,8 @@ def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
 
 def _load_digits() -> ImageSet:
     """1,797 handwritten digits of 43 people, 8x8 pixels with values of 0 to 16, bright on black."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     paths = TextColumn(f"digits/{number:04}" for number in range(len(digits.target)))
     return ImageSet(

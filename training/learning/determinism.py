@@ -14,9 +14,7 @@ from typing import Final, Literal
 import torch
 
 from training.errors import RunError
-
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
-CompileChoice = Literal["auto", "on", "off"]
+from training.learning.recipe import CompileChoice, PrecisionChoice
 
 _M_TRIM_THRESHOLD: Final = -1  # from glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from model_store.manifest import Preprocessing
 from model_store.provenance import VersionReference
 from training.data.known_data import KNOWN_DATASETS
-from training.learning.determinism import CompileChoice, PrecisionChoice
-from training.learning.recipe import Recipe
-from training.run.foreign_weights import names_weights_file
+from training.learning.recipe import CompileChoice, PrecisionChoice, Recipe
+from training.run.initial_reference import names_weights_file
 
 NOT_TRAINING_VALUES = frozenset(
     {

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from model_store.names import is_name
 from training.errors import InitialWeightsError
+from training.run.initial_reference import require_pretrained
 from training.run.parameter_names import (
     AmbiguousNamesError,
     RenamedTensors,
@@ -31,12 +31,6 @@ _STATE_DICT_KEYS: Final = (
     "state_dict_ema",
     "model_ema",
 )
-_FILE_SUFFIXES: Final = frozenset(
-    {
-        *(".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".th"),
-        *(".h5", ".keras", ".npz", ".onnx"),  # unsupported, but not names of models either
-    }
-)
 
 
 def download_torchvision_weights(
@@ -51,13 +45,7 @@ def download_torchvision_weights(
     Raises:
         InitialWeightsError: torchvision has none, or the download failed.
     """
-    name = architecture.removesuffix("-small")
-    try:
-        weights = get_model_weights(name).DEFAULT
-    except ValueError:
-        raise InitialWeightsError(
-            f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …"
-        ) from None
+    weights = get_model_weights(require_pretrained(architecture)).DEFAULT
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
@@ -66,14 +54,6 @@ def download_torchvision_weights(
             f"on a machine with network access, and give the file: {option}"
         ) from None
     return state
-
-
-def names_weights_file(text: str) -> bool:
-    """Whether `text` names a file rather than MODEL or MODEL/VERSION of a store."""
-    path = Path(text)
-    model, _, version = text.partition("/")
-    is_reference = is_name(model) and (is_name(version) or text == model)
-    return not is_reference or path.suffix.lower() in _FILE_SUFFIXES or path.is_file()
 
 
 def read_foreign_weights(path: Path) -> RenamedTensors:

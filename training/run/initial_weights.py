@@ -18,8 +18,13 @@ from training.learning.normalization import Normalization
 from training.run.directory import Run
 from training.run.foreign_weights import (
     download_torchvision_weights,
-    names_weights_file,
     read_foreign_weights,
+)
+from training.run.initial_reference import (
+    TORCHVISION,
+    names_weights_file,
+    open_version,
+    require_checkpoint,
 )
 from training.run.known_images import (
     KNOWN_IMAGES_FILE,
@@ -35,7 +40,6 @@ from training.run.weights import (
     serialise,
 )
 
-TORCHVISION: Final = "torchvision"
 HEAD_PARAMETERS: Final = ("fc.weight", "fc.bias")
 _STEM: Final = "conv1.weight"
 
@@ -212,23 +216,12 @@ def _require_same_network(
         )
 
 
-def open_version(store: ModelStore, reference: str) -> Version:
-    """Open MODEL/VERSION, or the version of MODEL that serves."""
-    model, _, version = reference.partition("/")
-    return store.open(model, store.resolve(model, version or None))
-
-
 def read_checkpoint(version: Version) -> TrainedNetwork:
     """Return the weights of a version.
 
     Raises:
         InitialWeightsError: It was published without them.
     """
-    block = version.manifest.checkpoint
-    if block is None:
-        raise InitialWeightsError(
-            f"{version} was published without its weights, so it cannot be trained further. "
-            "Train a new model"
-        )
+    block = require_checkpoint(version)
     with open_files(version, [block.file]) as paths:
         return read_weights(paths[block.file])

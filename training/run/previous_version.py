@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from model_store.manifest import Preprocessing
 from model_store.provenance import VersionReference
 from model_store.store import ModelStore
-from training.data.image_set import class_name
-from training.errors import InitialWeightsError
 from training.run.directory import Run
+from training.run.initial_reference import open_version, rename_classes
 from training.run.initial_weights import (
     InitialWeights,
-    open_version,
     read_checkpoint,
     read_known_images_of,
 )
@@ -50,28 +48,7 @@ class PreviousVersion:
             InitialWeightsError: A change is not OLD=NEW with a class of the version, or two classes
                 would have the same name.
         """
-        names: dict[str, str] = {}
-        for change in changes:
-            pairs = [
-                (change[:cut], change[cut + 1 :])
-                for cut, character in enumerate(change)
-                if character == "=" and change[:cut] in self.class_names
-            ]
-            new = class_name(pairs[0][1]) if pairs else None
-            if new is None:
-                raise InitialWeightsError(
-                    f"--rename must be OLD=NEW with a class of {self.reference.model}, got "
-                    f"{change!r}; its classes are {', '.join(self.class_names[:8])}"
-                    f"{', …' if self.class_names[8:] else ''}"
-                )
-            names[pairs[0][0]] = new
-        renamed = tuple(names.get(name, name) for name in self.class_names)
-        if twice := sorted({name for name in renamed if renamed.count(name) > 1}):
-            raise InitialWeightsError(
-                f"--rename would give the name {twice[0]} to two classes; a retrained model keeps "
-                "its classes apart. To merge classes, train a new model: python -m training run "
-                "--data NEW --start MODEL"
-            )
+        renamed = rename_classes(self.reference.model, self.class_names, changes)
         return replace(self, class_names=renamed)
 
     def write(self, run: Run) -> None:

@@ -19,8 +19,7 @@ from training.learning.architectures import (
     default_image_size,
     parse_architecture,
 )
-from training.learning.determinism import CompileChoice, PrecisionChoice
-from training.learning.recipe import Recipe
+from training.learning.recipe import CompileChoice, PrecisionChoice, Recipe
 from training.learning.recipe_file import DEFAULT_RECIPE, known_recipes, load_recipe
 from training.run.config import RunConfig
 from training.run.data import load_images
@@ -181,7 +180,7 @@ def build_config(
         model=check_name(model),
         data=request.data,
         data_dir=None if request.data_dir is None else str(request.data_dir),
-        class_names=_append_new_classes(images, previous.class_names) if previous else None,
+        class_names=_append_new_classes(request, images, previous) if previous else None,
         architecture=architecture,
         preprocessing=preprocessing,
         recipe_name=request.recipe_name,
@@ -230,13 +229,19 @@ def choose_preprocessing(
     )
 
 
-def _append_new_classes(images: ImageSet, old: tuple[str, ...]) -> tuple[str, ...]:
+def _append_new_classes(
+    request: RunRequest, images: ImageSet, previous: PreviousVersion
+) -> tuple[str, ...]:
+    old = previous.class_names
     if missing := [name for name in old if name not in images.class_names]:
+        version = f"{previous.reference.model}/{previous.reference.version}"
+        sources = [word for name in request.data for word in ("--data", name)]
+        new = shlex.join(["python", "-m", "training", "run", *sources, "--start", version])
         raise DataError(
             f"there are no images of {', '.join(missing[:8])}{' and more' if missing[8:] else ''}. "
             "The new model would forget these classes, and no test could detect it. Give the old "
             "images too: --data OLD --data NEW. If a class has another name now: "
             f"--rename {shlex.quote(missing[0])}=NEW. To drop classes, train a new model that "
-            "starts from this one: python -m training run --data NEW --start MODEL"
+            f"starts from this one: {new}"
         )
     return (*old, *in_natural_order(set(images.class_names) - set(old)))
