@@ -16,6 +16,7 @@ from rich.console import Console
 from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
 from model_store.version import Version
+from training.commands.compute_options import ComputeOptions
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.learning.distributed import DistributedProcess, join_process_group
@@ -30,17 +31,18 @@ from training.steps.publish import PUBLISHED_FILE, Published
 
 
 @contextlib.contextmanager
-def join_processes(device: str, threads: int | None) -> Iterator[DistributedProcess]:
+def join_processes(compute: ComputeOptions) -> Iterator[DistributedProcess]:
     """Join the processes that torchrun started, and set the number of threads until the end."""
     available = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    is_given = threads is not None or "OMP_NUM_THREADS" in os.environ
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    is_given = compute.threads is not None or "OMP_NUM_THREADS" in os.environ
     try:
-        with join_process_group(device) as process:
+        with join_process_group(compute.device) as process:
             is_alone_on_cpu = process.device.type == "cpu" and not process.is_distributed
             chooses = is_alone_on_cpu and not is_given
-            yield replace(process, available_threads=available if chooses else None)
+            threads = available if chooses else None
+            yield replace(process, available_threads=threads, workers=compute.workers)
     finally:
         torch.set_num_threads(available)
 

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_recipe, check_sources
 from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
 from training.commands.options import (
     CHANGES,
     DATA_DIR,
-    DEVICE,
     DIRECTORY,
     EPOCHS,
     PRECISION,
     RUNS,
     SEED,
-    THREADS,
     add_options,
     build_request,
     pass_console,
@@ -78,8 +77,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         console: Console,
         runs: Path,
         out: Path,
-        device: str,
-        threads: int | None,
+        compute: ComputeOptions,
         **values: Any,
     ) -> None:
         check_sources(values["data"], values["data_dir"])
@@ -90,7 +88,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
 
         request = build_request(values, golden_samples=0).resolved()
         with (
-            join_processes(device, threads) as process,
+            join_processes(compute) as process,
             TrainingDisplay(console) as display,
             interruptible(process) as interrupted,
         ):
@@ -104,7 +102,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             display.say(f"report: {page}")
 
     return add_options(
-        pass_console(run),
+        compute_options(pass_console(run)),
         click.option(
             "--data",
             multiple=True,
@@ -133,8 +131,6 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         ),
         RUNS,
         DATA_DIR,
-        DEVICE,
-        THREADS,
     )
 
 

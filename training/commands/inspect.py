@@ -13,21 +13,20 @@ from rich.table import Table
 
 from model_store.command_line import format_command
 from model_store.store import ModelStore
+from training.commands.compute_options import WORKERS, ComputeOptions, compute_options
 from training.commands.early_checks import check_output_file, check_run
 from training.commands.options import (
     DATA_DIR,
-    DEVICE,
     EXISTING_RUN,
     RUN,
     RUNS,
     STORE,
-    THREADS,
-    WORKERS,
     pass_console,
     training_options,
 )
 from training.data.check import check as check_images
 from training.data.check_table import FINDING_EXAMPLES, MAX_CLASSES, classes_table
+from training.data.decode_workers import decode_threads
 from training.data.file_name_labels import write_labels
 from training.data.scan import scan
 from training.data.sources import load_data, resolve_source
@@ -67,7 +66,7 @@ def check(
     console: Console,
     data: str,
     data_dir: Path | None,
-    workers: int,
+    workers: int | None,
     target: Path | None,
     labels_file: Path | None,
     *,
@@ -97,7 +96,8 @@ def check(
         source = resolve_source(data)
     images = load_data(source, data_dir)
     with display:
-        facts = scan(images, workers=workers, progress=display.count("checking")).facts
+        threads, progress = decode_threads(workers), display.count("checking")
+        facts = scan(images, workers=threads, progress=progress).facts
     findings = check_images(images, facts)
     console.print(classes_table(findings, limit=None if show_all else MAX_CLASSES))
     display.show_findings(findings, None if show_all else FINDING_EXAMPLES)
@@ -222,8 +222,7 @@ def recipes(console: Console) -> None:
     help="Number of steps from the lowest rate to the highest.",
 )
 @STORE
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
 def find_rate(
     console: Console,
@@ -231,8 +230,7 @@ def find_rate(
     runs: Path,
     steps: int,
     store: Path,
-    device: str,
-    threads: int | None,
+    compute: ComputeOptions,
 ) -> None:
     """Find a learning rate: raise it until the loss diverges. The weights are not kept.
 
@@ -245,13 +243,17 @@ def find_rate(
     from training.run.data import open_run_data
     from training.run.request import start_run
     from training.steps.training_setup import prepare_training
+    from training.steps.worker_choice import choose_workers
     from training.tables import rate_table
 
     run, images = start_run(request, runs, ModelStore(store))
     display = TrainingDisplay(console)
-    with join_processes(device, threads) as process, display:
-        data = open_run_data(run, display.count("checking"), images=images)
-        learner, loader, _ = prepare_training(run, data, process)
+    with join_processes(compute) as process, display:
+        data = open_run_data(run, display.count("checking"), process, images=images)
+        workers, chosen = choose_workers(run, data, process)
+        if chosen:
+            display.say(chosen)
+        learner, loader, _ = prepare_training(run, data, process, workers)
         curve = find_rate_of(learner, loader, steps, progress=display.count("raising the rate"))
     run.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))

@@ -19,7 +19,6 @@ from model_store.store import DEFAULT_ROOT
 from training.commands.early_checks import (
     check_architecture,
     check_changes_option,
-    check_device,
     check_model_name,
     check_recipe,
     check_request,
@@ -86,26 +85,6 @@ DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(exists=True, path_type=Path),
     help="Directory with the files of a known data set.",
-)
-DEVICE = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    callback=check_device,
-    help="cpu, cuda, cuda:1, or auto: a GPU if there is one.",
-)
-THREADS = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="CPU threads for computation.  [default: OMP_NUM_THREADS, else the fastest number on "
-    "this machine, measured in the first seconds of a training]",
-)
-WORKERS = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="Threads that decode images; they do not change the result.",
 )
 SEED: Final = click.IntRange(0, 2**31 - 1)
 

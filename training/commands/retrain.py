@@ -9,13 +9,12 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_model_name, check_retraining
 from training.commands.options import (
-    DEVICE,
     PROMOTE,
     SIGN_KEY,
     STORE,
-    THREADS,
     build_request,
     pass_console,
     recipe_options,
@@ -54,8 +53,7 @@ if TYPE_CHECKING:
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
 def retrain(
     console: Console,
@@ -65,8 +63,7 @@ def retrain(
     store: Path,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
-    device: str,
-    threads: int | None,
+    compute: ComputeOptions,
     *,
     promote: bool,
     **values: Any,
@@ -89,6 +86,6 @@ def retrain(
     model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     request = build_request(values, retrain=version)
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         run, images = start_shared_run(request, runs, model_store, process)
         finish_run(console, run, model_store, waivers, process, promote=promote, images=images)

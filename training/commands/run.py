@@ -9,15 +9,14 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_sources
 from training.commands.options import (
     DATA_DIR,
-    DEVICE,
     PROMOTE,
     RUN,
     SIGN_KEY,
     STORE,
-    THREADS,
     pass_console,
     training_options,
     waive_option,
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
-@DEVICE
-@THREADS
+@compute_options
 @click.option(
     "--prove-resume/--no-prove-resume",
     default=False,
@@ -55,8 +53,7 @@ def run(
     store: Path,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
-    device: str,
-    threads: int | None,
+    compute: ComputeOptions,
     *,
     promote: bool,
     prove_resume: bool,
@@ -76,7 +73,7 @@ def run(
 
     model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         started, images = start_shared_run(request, runs, model_store, process)
         if prove_resume:
             _prove_resume(console, started, process, images)
@@ -95,8 +92,7 @@ def run(
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
 def resume(
     console: Console,
@@ -106,8 +102,7 @@ def resume(
     store: Path,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
-    device: str,
-    threads: int | None,
+    compute: ComputeOptions,
     *,
     promote: bool,
 ) -> None:
@@ -125,7 +120,7 @@ def resume(
     opened = Run.open(run)
     if data or data_dir:
         opened = move_data(opened, data, data_dir)
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         finish_run(console, opened, model_store, waivers, process, promote=promote)
 
 
@@ -139,8 +134,7 @@ def resume(
     help="Number of parts; each is the test split once.",
 )
 @STORE
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
 def cross_validate(
     console: Console,
@@ -148,8 +142,7 @@ def cross_validate(
     runs: Path,
     folds: int,
     store: Path,
-    device: str,
-    threads: int | None,
+    compute: ComputeOptions,
 ) -> None:
     """Train once per fold and test each image exactly once. Publishes nothing.
 
@@ -166,7 +159,7 @@ def cross_validate(
     from training.run.launch import start_shared_run
     from training.steps import cross_validation
 
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
             open_display(console, process, run) as display,

@@ -11,15 +11,14 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_run
 from training.commands.options import (
-    DEVICE,
     EXISTING_RUN,
     PROMOTE,
     RUN,
     SIGN_KEY,
     STORE,
-    THREADS,
     pass_console,
     training_options,
     waive_option,
@@ -38,11 +37,10 @@ if TYPE_CHECKING:
 @click.command()
 @training_options
 @STORE
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
 def train(
-    console: Console, request: RunRequest, runs: Path, store: Path, device: str, threads: int | None
+    console: Console, request: RunRequest, runs: Path, store: Path, compute: ComputeOptions
 ) -> None:
     """Start a run and train it.
 
@@ -61,7 +59,7 @@ def train(
     from training.run.launch import start_shared_run
     from training.steps.train import train as train_run
 
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
             open_display(console, process, run) as display,
@@ -77,10 +75,9 @@ def train(
 
 @click.command()
 @RUN
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
-def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
+def evaluate(console: Console, run: Path, compute: ComputeOptions) -> None:
     """Measure a trained run on its test split, once.
 
     \b
@@ -90,7 +87,7 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
     from training.steps.evaluate import evaluate as evaluate_run
 
     with (
-        join_processes(device, threads) as process,
+        join_processes(compute) as process,
         _opened(console, run, process) as (opened, data, display),
     ):
         evaluate_run(opened, data, process)
@@ -106,12 +103,9 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
     callback=check_run,
     help="Take the values of this run of the same recipe, if RUN was trained on validation too.",
 )
-@DEVICE
-@THREADS
+@compute_options
 @pass_console
-def calibrate(
-    console: Console, run: Path, twin: Path | None, device: str, threads: int | None
-) -> None:
+def calibrate(console: Console, run: Path, twin: Path | None, compute: ComputeOptions) -> None:
     """Fit temperature, energy threshold and prediction sets on validation; measure them on test.
 
     \b
@@ -130,7 +124,7 @@ def calibrate(
     from training.steps.calibrate import calibrate as calibrate_run
     from training.steps.calibrate import take_calibration
 
-    with join_processes(device, threads) as process:
+    with join_processes(compute) as process:
         if twin:
             display = TrainingDisplay(console)
             display.show_calibration(take_calibration(Run.open(run), Run.open(twin)))

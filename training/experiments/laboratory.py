@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.geometry import without_crop
+from training.data.decode_workers import decode_threads
 from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import InterruptedRunError, RecipeError, RunError
@@ -166,7 +167,8 @@ class Laboratory:
         key = uncropped.model_dump_json()
         if key not in self._data_digests:
             progress = self.display.count("checking")
-            self._data_digests[key] = scan(self.images, uncropped, 2, progress).digest
+            threads = decode_threads(self.process.workers)
+            self._data_digests[key] = scan(self.images, uncropped, threads, progress).digest
         if run.read_json(CHECK_FILE, "experiment").get("data_digest") != self._data_digests[key]:
             raise RunError(
                 f"{run.path} was trained on other data than {self.images.name} holds now. "

@@ -13,6 +13,7 @@ from training.learning.determinism import DeterminismInfo
 from training.learning.learner import Learner
 from training.run.data import PIXEL_CHUNK_SIZE
 from training.steps.training_setup import prepare_training
+from training.steps.worker_choice import choose_workers
 
 
 @torch.inference_mode()
@@ -25,7 +26,9 @@ def predict_logits(network: nn.Module, images: Tensor) -> Tensor:
 def open_batches(laboratory: Laboratory, run: TrainedRun) -> tuple[BatchLoader, DeterminismInfo]:
     """Augmented batches of a run's training, and its numeric environment."""
     data = laboratory.data(run)
-    _, loader, determinism = prepare_training(run.directory, data, laboratory.process)
+    directory, process = run.directory, laboratory.process
+    workers, _ = choose_workers(directory, data, process)
+    _, loader, determinism = prepare_training(directory, data, process, workers)
     return loader, determinism
 
 

@@ -16,6 +16,7 @@ from model_store.preprocessing import Pixels
 from model_store.proportions import mcnemar, wilson_interval
 from model_store.provenance import Metrics
 from model_store.session import Logits, Session, probabilities
+from training.data.decode_workers import decode_threads
 from training.data.folders import load_folder
 from training.data.image_set import ImageSet, Indices, with_classes
 from training.data.sampling import evenly_spaced
@@ -86,7 +87,7 @@ def decode_images(
 ) -> Pixels:
     """Decode labelled images. Raises ForeignModelError if one cannot be read."""
     try:
-        return verification_set.images.pixels(indices, preprocessing, workers=2)
+        return verification_set.images.pixels(indices, preprocessing, decode_threads(None))
     except DataError as error:
         raise ForeignModelError(f"--verify: {error}") from None
 

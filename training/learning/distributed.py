@@ -30,6 +30,8 @@ class DistributedProcess:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     available_threads: int | None = None
     """The most CPU threads that a training may choose, or None if it keeps torch's number."""
+    workers: int | None = 2
+    """Worker processes that decode training images, or None if a training chooses the number."""
 
     @property
     def is_main(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from model_store.geometry import without_crop
 from model_store.version import Version
 from training.data.check import check, left_out
+from training.data.decode_workers import decode_threads
 from training.data.scan import scan
 from training.data.sources import resolve_source, with_classes
 from training.data.split import SPLIT_SEED, make_split
@@ -44,7 +45,6 @@ def open_version_data(
     names: Sequence[str],
     data_dir: Path | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
-    workers: int = 2,
 ) -> RunData:
     """Load, check and split the sources as in training.
 
@@ -54,7 +54,7 @@ def open_version_data(
         QuantizationError: If no source is available.
         DataError: If an image has a class that the version does not have, or a split is empty.
     """
-    spec = version.manifest.preprocessing
+    spec, workers = version.manifest.preprocessing, decode_threads(None)
     images = load_images(find_sources(version, names), data_dir)
     if unknown := [name for name in images.class_names if name not in version.manifest.class_names]:
         raise DataError(

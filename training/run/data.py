@@ -16,6 +16,7 @@ from model_store.geometry import without_crop
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from training.data.check import check, left_out
+from training.data.decode_workers import decode_threads
 from training.data.findings import DataFindings
 from training.data.sampling import evenly_spaced
 from training.data.scan import Scan, scan
@@ -44,7 +45,7 @@ class RunData:
         split: Indices of the train, validation and test images.
         left_out: Images that are in no split: the reason by index.
         preprocessing: Steps from encoded images to the input of the network.
-        workers: Number of threads or processes that decode.
+        workers: Number of threads that decode, outside the training loop.
         train_on_validation: Whether validation images are trained on too.
     """
 
@@ -98,13 +99,23 @@ class RunData:
         sample = evenly_spaced(self.training_indices, NORMALIZATION_SAMPLE_SIZE)
         return self.images.pixels(sample, without_crop(self.preprocessing), self.workers)
 
-    def training_source(self, device: torch.device) -> PixelSource:
-        """Return the source of training pixels; position i is the i-th of `training_indices`."""
-        indices = self.training_indices
-        if self.uncropped_pixels is not None:
-            return PixelsOnDevice(torch.from_numpy(self.uncropped_pixels[indices]), device)
-        decoded = _DecodedImages(self.images, indices, without_crop(self.preprocessing))
-        return PixelsFromWorkers(decoded, self.workers, device)
+    def training_source(self, device: torch.device, workers: int) -> PixelSource:
+        """Return the source of training pixels; position i is the i-th of `training_indices`.
+
+        Args:
+            device: Where the pixels are needed.
+            workers: Processes that decode, if not all pixels are in memory; 0 for this process.
+        """
+        if self.uncropped_pixels is None:
+            return self.streamed_source(device, workers)
+        pixels = self.uncropped_pixels[self.training_indices]
+        return PixelsOnDevice(torch.from_numpy(pixels), device)
+
+    def streamed_source(self, device: torch.device, workers: int) -> PixelsFromWorkers:
+        """Return a source that decodes each image when it is needed."""
+        spec = without_crop(self.preprocessing)
+        decoded = _DecodedImages(self.images, self.training_indices, spec)
+        return PixelsFromWorkers(decoded, workers, device)
 
 
 class _DecodedImages(Dataset[Tensor]):
@@ -129,7 +140,6 @@ def open_run_data(
     run: Run,
     progress: Callable[[int, int], None] = lambda *_: None,
     process: DistributedProcess = SINGLE_PROCESS,
-    workers: int = 2,
     images: ImageSet | None = None,
 ) -> RunData:
     """Scan, check and split the data of a run. The first call writes `check.json` and `split.csv`.
@@ -138,13 +148,13 @@ def open_run_data(
         run: The run.
         progress: Called with (images done, images in all).
         process: This process of a distributed training.
-        workers: Number of threads or processes that decode.
         images: The images of the run, if the caller has listed them already.
 
     Raises:
         DataError: The data cannot be trained on.
         RunError: The data has changed since the run began.
     """
+    workers = decode_threads(process.workers)
     if process.is_main:
         data = _open(run, progress, workers, images)
         if run.is_moved:

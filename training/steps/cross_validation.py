@@ -16,6 +16,7 @@ from training.steps.evaluate import evaluate
 from training.steps.progress import Progress
 from training.steps.thread_choice import THREADS_FILE, choose_threads
 from training.steps.train import train
+from training.steps.worker_choice import WORKERS_FILE, choose_workers
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def cross_validate(
     weights were trained on are never tested. A second call resumes.
     """
     choose_threads(run, len(data.images.class_names), process)  # once, for all folds
+    choose_workers(run, data, process)
     accuracies, correct, images = [], 0, 0
     excluded = left_out(data.images, data.scan.facts)
     known = known_digests(data.scan, read_known_images(run))
@@ -58,7 +60,7 @@ def cross_validate(
         fold, fold_data = Run(run.path / f"fold-{number}", run.config), replace(data, split=split)
         if process.is_main and not fold.has(CHECK_FILE):
             Run.create_at(fold.path, run.config)
-            for name in (INITIAL_WEIGHTS, KNOWN_IMAGES_FILE, THREADS_FILE):
+            for name in (INITIAL_WEIGHTS, KNOWN_IMAGES_FILE, THREADS_FILE, WORKERS_FILE):
                 if run.has(name):
                     shutil.copy(run.path / name, fold.path / name)
             fold.write(SPLIT_FILE, write_split(split, data.images, excluded))

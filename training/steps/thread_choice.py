@@ -5,7 +5,7 @@ programs, the threads wait for each other, and a step can take ten times as long
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -51,7 +51,7 @@ def choose_threads(run: Run, classes: int, process: DistributedProcess) -> str |
     if available == 1:
         run.write_json(THREADS_FILE, {"threads": 1, "seconds_per_step": {}})
         return None
-    seconds = time_threads(available, StepTimer(run.config, classes))
+    seconds = time_counts(doubled(1, available), StepTimer(run.config, classes))
     chosen = fastest(seconds)
     torch.set_num_threads(chosen)
     run.write_json(THREADS_FILE, {"threads": chosen, "seconds_per_step": seconds})
@@ -59,20 +59,26 @@ def choose_threads(run: Run, classes: int, process: DistributedProcess) -> str |
     return f"threads: {chosen} of {available} (a step takes {times}; --threads N sets it)"
 
 
-def time_threads(available: int, time_step: Callable[[int], float]) -> dict[int, float]:
-    """Seconds of a step by number of threads: 1, 2, 4, … until more threads gain nothing."""
-    seconds = {1: time_step(1)}
-    threads = 1
-    while threads < available:
-        previous, threads = threads, min(2 * threads, available)
-        seconds[threads] = time_step(threads)
-        if seconds[threads] * MIN_GAIN > seconds[previous]:
+def doubled(first: int, last: int) -> list[int]:
+    """`first`, twice that, … and `last`."""
+    counts = [first]
+    while counts[-1] < last:
+        counts.append(min(2 * counts[-1], last))
+    return counts
+
+
+def time_counts(counts: Sequence[int], measure_seconds: Callable[[int], float]) -> dict[int, float]:
+    """Seconds by number of threads or workers, in this order, until more gain nothing."""
+    seconds: dict[int, float] = {}
+    for previous, count in zip((None, *counts), counts, strict=False):
+        seconds[count] = measure_seconds(count)
+        if previous is not None and seconds[count] * MIN_GAIN > seconds[previous]:
             break
     return seconds
 
 
 def fastest(seconds: Mapping[int, float]) -> int:
-    """The number of threads with the shortest step. The last one counts only if it gained."""
+    """The number with the shortest time. The last one counts only if it gained."""
     *others, last = seconds
     if not others:
         return last
@@ -96,14 +102,15 @@ class StepTimer:
         """Return the seconds of the fastest of some steps with this number of threads."""
         torch.set_num_threads(threads)
         if threads == 1:
-            self._step(PROBE_IMAGES)
-            affordable = int(PROBE_IMAGES * MAX_STEP_SECONDS / self._step(PROBE_IMAGES))
+            self.step(PROBE_IMAGES)
+            affordable = int(PROBE_IMAGES * MAX_STEP_SECONDS / self.step(PROBE_IMAGES))
             count = max(PROBE_IMAGES, min(affordable, len(self._images)))
             self._images, self._labels = self._images[:count], self._labels[:count]
-        self._step(None)
-        return min(self._step(None) for _ in range(REPEATS))
+        self.step(None)
+        return min(self.step(None) for _ in range(REPEATS))
 
-    def _step(self, images: int | None) -> float:
+    def step(self, images: int | None) -> float:
+        """Compute one step with this number of images, all if None. Return its seconds."""
         began = time.perf_counter()
         self._network.zero_grad()
         logits = self._network(self._images[:images])

@@ -33,6 +33,7 @@ from training.steps.progress import Progress
 from training.steps.thread_choice import choose_threads
 from training.steps.training_setup import prepare_training
 from training.steps.validation import is_better, require_finite, validate
+from training.steps.worker_choice import choose_workers
 
 CHECKPOINT_SECONDS: Final = 30
 
@@ -83,17 +84,20 @@ class _Training:
         checkpoint_every: int | None,
     ) -> None:
         chosen_threads = choose_threads(run, len(data.images.class_names), process)
+        workers, chosen_workers = choose_workers(run, data, process)
         self._run, self._data, self._process = run, data, process
         self._report, self._interrupted = report, interrupted
         self._recipe = run.config.recipe
-        self._learner, self._loader, self._determinism = prepare_training(run, data, process)
+        self._learner, self._loader, self._determinism = prepare_training(
+            run, data, process, workers
+        )
         if process.is_main:
             trained_on = encode_known_images(
                 data.scan, data.training_indices, read_known_images(run)
             )
             run.write(TRAINED_IMAGES_FILE, trained_on)
         self._position, resumed = restore(run, self._learner, self._determinism)
-        self._notice = "\n".join(filter(None, (chosen_threads, resumed)))
+        self._notice = "\n".join(filter(None, (chosen_threads, chosen_workers, resumed)))
         self._throughput = ThroughputMeter()
         self._checkpoint_every = checkpoint_every
         self._checkpoint_steps = checkpoint_every or self._loader.total_steps

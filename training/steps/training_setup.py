@@ -26,9 +26,15 @@ def surrounding_color(spec: Preprocessing) -> Colour:
 
 
 def prepare_training(
-    run: Run, data: RunData, process: DistributedProcess
+    run: Run, data: RunData, process: DistributedProcess, workers: int
 ) -> tuple[Learner, BatchLoader, DeterminismInfo]:
     """Return learner and batches in their state before the first step.
+
+    Args:
+        run: The run.
+        data: Its data.
+        process: This process of a distributed training.
+        workers: Processes that decode training images.
 
     Raises:
         RunError: This machine cannot compute in the precision that the run asks for.
@@ -55,7 +61,7 @@ def prepare_training(
     else:
         fill = torch.zeros(3, 1, 1, device=process.device)
     loader = BatchLoader(
-        source=data.training_source(process.device),
+        source=data.training_source(process.device, workers),
         labels=data.labels(data.training_indices),
         classes=classes,
         recipe=recipe,

@@ -37,7 +37,7 @@ def test_the_learner_and_the_random_state_are_restored(
 ) -> None:
     """Also in the middle of a training, with frozen layers, momentum and a weight average."""
     run = new_run("ema_decay=0.9", "optimizer.clip_norm=1.0")
-    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
+    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS, 0)
     learner.train(frozen=True)
     learner.step(next(loader.epoch_batches(0)))
     before = snapshot(learner)
@@ -52,7 +52,7 @@ def test_the_learner_and_the_random_state_are_restored(
 def test_the_rates_rise_until_the_loss_diverges(new_run: Callable[..., Run]) -> None:
     """The test may need more steps than an epoch has."""
     run = new_run("batch_size=128", "optimizer.layer_decay=0.5")
-    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
+    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS, 0)
     applied = []
     learner.optimizer.register_step_pre_hook(
         lambda optimizer, *_: applied.append([group["lr"] for group in optimizer.param_groups])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from training.errors import InitialWeightsError
-from training.run.foreign_weights import names_weights_file, read_foreign_weights
+from training.run.foreign_weights import read_foreign_weights
+from training.run.initial_reference import names_weights_file
 
 
 class AttributeDict(dict[str, Any]):

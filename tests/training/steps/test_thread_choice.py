@@ -8,10 +8,17 @@ import torch
 from short_runs import begin_short_run
 
 from training.commands.common import join_processes
+from training.commands.compute_options import ComputeOptions
 from training.errors import RunError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.directory import Run
-from training.steps.thread_choice import StepTimer, choose_threads, fastest, time_threads
+from training.steps.thread_choice import (
+    StepTimer,
+    choose_threads,
+    doubled,
+    fastest,
+    time_counts,
+)
 
 CHOOSES = DistributedProcess(available_threads=2)
 
@@ -43,7 +50,7 @@ def test_threads_are_added_while_a_step_gets_faster(
     available: int, times: dict[int, float], timed: list[int], chosen: int
 ) -> None:
     """A gain below a tenth is noise."""
-    seconds = time_threads(available, times.__getitem__)
+    seconds = time_counts(doubled(1, available), times.__getitem__)
     assert list(seconds) == timed
     assert fastest(seconds) == chosen
 
@@ -98,11 +105,11 @@ def test_a_command_ends_with_the_threads_that_it_began_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with join_processes("cpu", None) as process:
+    with join_processes(ComputeOptions("cpu", None, None)) as process:
         assert process.available_threads == 2
         torch.set_num_threads(1)
     assert torch.get_num_threads() == 2
-    with join_processes("cpu", 1) as process:
+    with join_processes(ComputeOptions("cpu", 1, None)) as process:
         assert process.available_threads is None
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2

@@ -1,0 +1,19 @@
+"""How many threads and processes may decode images on this machine."""
+
+import os
+from typing import Final
+
+MAX_DECODE_THREADS: Final = 8
+"""Each thread may hold a large photograph, so more CPUs do not mean more threads."""
+
+
+def usable_cpus() -> int:
+    """The number of CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def decode_threads(workers: int | None) -> int:
+    """Threads that decode images where nothing else computes, for the value of `--workers`."""
+    return min(usable_cpus(), MAX_DECODE_THREADS) if workers is None else max(1, workers)
