@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
@@ -33,6 +33,17 @@ from training.learning.recipe_file import EXPERIMENT_RECIPE
 if TYPE_CHECKING:
     from training.display import TrainingDisplay
     from training.experiments.experiment_report import ExperimentReport
+
+
+EXPERIMENTS: Final = (
+    "degradation",
+    "identity",
+    "responses",
+    "ablation",
+    "shortcuts",
+    "gradients",
+)
+"""The experiments in the order in which they are best run."""
 
 
 class NumberList(click.ParamType[tuple[int, ...]]):
@@ -85,6 +96,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         from training.display import TrainingDisplay
         from training.experiments.experiment_report import write_experiment_report
         from training.experiments.laboratory import Laboratory
+        from training.experiments.run_description import experiment_words
 
         request = build_request(values, golden_samples=0).resolved()
         with (
@@ -100,6 +112,14 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             for verdict in report.verdicts:
                 display.say(f"{verdict.word}: {verdict.text}")
             display.say(f"report: {page}")
+            uri = page.absolute().as_uri()
+            display.say_command("open it with", "python", "-m", "webbrowser", uri)
+            if following := following_experiment(report.name, out):
+                words = experiment_words(request, following, paths=True)
+                places = ("--out", out, "--runs", runs)
+                display.say_command("next", *words, *places)
+            else:
+                display.say(f"every experiment has a report in {out}")
 
     return add_options(
         compute_options(pass_console(run)),
@@ -132,6 +152,13 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         RUNS,
         DATA_DIR,
     )
+
+
+def following_experiment(name: str, out: Path) -> str | None:
+    """The next experiment without a report in `out`; None if all have one."""
+    after = EXPERIMENTS.index(name) + 1
+    others = (*EXPERIMENTS[after:], *EXPERIMENTS[: after - 1])
+    return next((each for each in others if not (out / each / "index.html").exists()), None)
 
 
 def seeds_option(default: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from training.reports.history import read_history, split_indices
 from training.reports.pages import format_duration
 from training.run.checkpoint import load_checkpoint
 from training.run.config import size_text
+from training.run.request import RunRequest
 from training.statistics import join_values
 
 
@@ -52,22 +53,39 @@ def experiment_command(
     laboratory: Laboratory, experiment: str, *arguments: object, seeds: Sequence[int]
 ) -> str:
     """Command that repeats this experiment. Paths are reduced to their last component."""
-    request = laboratory.request
+    words = experiment_words(laboratory.request, experiment, paths=False)
+    words += [str(argument) for argument in arguments]
+    return shlex.join([*words, "--seeds", join_values(seeds, ",")])
+
+
+def experiment_words(request: RunRequest, experiment: str, *, paths: bool) -> list[str]:
+    """The words of a command for an experiment with this data and recipe.
+
+    Args:
+        request: Data and recipe.
+        experiment: The name of the experiment.
+        paths: Whether files and folders keep their directories.
+    """
+
+    def place(path: str) -> str:
+        return path if paths else Path(path).name
+
     words = ["python", "-m", "training", "experiment", experiment]
     for data in request.data:
-        words += ["--data", Path(data).name]
+        words += ["--data", place(data)]
+    if paths and request.data_dir:
+        words += ["--data-dir", str(request.data_dir)]
     if request.image_size:
         words += ["--image-size", size_text(*request.image_size)]
     if request.resize_mode:
         words += ["--resize-mode", request.resize_mode.replace("_", "-")]
     if request.recipe_name != EXPERIMENT_RECIPE:
-        words += ["--recipe", Path(request.recipe_name).name]
+        words += ["--recipe", place(request.recipe_name)]
     for change in request.changes:
         words += ["--set", change]
     if request.precision != "auto":
         words += ["--precision", request.precision]
-    words += [str(argument) for argument in arguments]
-    return shlex.join([*words, "--seeds", join_values(seeds, ",")])
+    return words
 
 
 def publish_command(laboratory: Laboratory, run: TrainedRun) -> str:

@@ -8,6 +8,8 @@ from pictures import numbered, put
 from rich.console import Console
 
 from training.__main__ import main
+from training.commands.experiment import experiment
+from training.commands.experiment_options import EXPERIMENTS, following_experiment
 from training.run.directory import Run
 
 LENGTH = ("--data", "digits", "--set", "iterations=3", "--seeds", "0")
@@ -34,6 +36,28 @@ def test_an_experiment_writes_its_report(tmp_path: Path) -> None:
     page = tmp_path / "out" / "degradation" / "index.html"
     assert page.exists()
     assert f"report: {page}" in output.replace("\n", " ")
+    assert page.as_uri() in output
+    last = output[output.rindex("next:") :].replace("\\\n", " ")
+    assert " ".join(last.split()) == (
+        "next: python -m training experiment identity --data digits --set iterations=3 "
+        f"--out {tmp_path}/out --runs {tmp_path}/runs"
+    )
+
+
+def test_the_following_experiment_is_the_next_without_a_report(tmp_path: Path) -> None:
+    assert (
+        tuple(name for name, command in experiment.commands.items() if not command.hidden)
+        == EXPERIMENTS
+    )
+    assert following_experiment("gradients", tmp_path) == "degradation"
+    for name in ("responses", "ablation"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").touch()
+    assert following_experiment("identity", tmp_path) == "shortcuts"
+    for name in EXPERIMENTS:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "index.html").touch()
+    assert following_experiment("identity", tmp_path) is None
 
 
 @pytest.mark.parametrize(
