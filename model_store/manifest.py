@@ -373,6 +373,7 @@ class Manifest(FrozenModel):
         blocks = (self.classifier, self.checkpoint, self.density)
         named |= {block.file for block in blocks if block is not None}
         named |= {self.imported.report} if self.imported else set()
+        named |= {self.training.report} if self.training and self.training.report else set()
         return named
 
     def to_bytes(self) -> bytes:

@@ -61,6 +61,12 @@ class Training(FrozenModel):
     packages: dict[str, str] = Field(
         default={}, description="Versions of the installed packages that training uses, by name."
     )
+    report: FilePath | None = Field(
+        default=None,
+        exclude_if=lambda path: path is None,  # older versions of the service reject it
+        description="The report of the run: a self-contained HTML page with curves, confusion "
+        "matrix and worst mistakes, of at most 4 MiB. Absent if the version does not hold it.",
+    )
 
 
 class Imported(FrozenModel):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # imported only where it is used: it takes 30 ms
 SIGNATURE_BYTES = 64
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_GOLDEN_IMAGE_BYTES = 64 * 1024 * 1024
+MAX_REPORT_BYTES = 4 * 1024 * 1024
 StoreLayer = Literal["published", "built-in"]
 
 

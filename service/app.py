@@ -33,6 +33,7 @@ from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.http.request_body import BodyLimits
+from service.http.training_report import build_report_router
 from service.http.triton_metrics import TritonCollector
 from service.memory_plan import MemoryPlan
 from service.page.routes import add_page
@@ -238,6 +239,7 @@ def _build_api(
 
     api.include_router(build_model_router(registry))
     api.include_router(build_example_router(registry, keys))
+    api.include_router(build_report_router(registry, keys))
     api.include_router(build_health_router(registry))
     api.include_router(
         build_metrics_router(metrics), dependencies=[Depends(keys.require("metrics"))]
@@ -248,7 +250,7 @@ def _build_api(
     if settings.torchserve_api:
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
-    add_page(api, registry, metrics, keys, enabled=settings.page)
+    add_page(api, registry, metrics, keys, management, enabled=settings.page)
     add_documentation(api)
     add_error_handlers(api, error_replies)
     return api

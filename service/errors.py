@@ -12,7 +12,7 @@
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, alias_not_found,
-    │                                 example_not_found, no_default_model
+    │                                 example_not_found, report_not_found, no_default_model
     ├── BodyTimeoutError         408  slow_body
     ├── ConflictError            409  version_failed, last_version, alias_not_moved,
     │                                 store_read_only, not_unloaded

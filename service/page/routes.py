@@ -1,9 +1,11 @@
 """The routes of the page: `/` and the files under `/page`."""
 
+import asyncio
 import html
 from pathlib import Path
 from string import Template
 from typing import Final
+from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -13,7 +15,10 @@ from starlette.types import Scope
 
 from model_store import __version__
 from service.http.api_keys import ApiKeys
+from service.http.management import ManagementRequests
 from service.http.metrics import ServiceMetrics
+from service.http.path_params import ModelName, VersionNumber
+from service.http.training_report import read_report
 from service.page.live import add_live_route
 from service.versions.registry import Registry
 
@@ -21,7 +26,7 @@ STATIC: Final = Path(__file__).parent / "static"
 SHELL: Final = Path(__file__).parent / "shell.html"
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'self'; form-action 'none'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
@@ -40,7 +45,13 @@ class PageFiles(StaticFiles):
 
 
 def add_page(
-    app: FastAPI, registry: Registry, metrics: ServiceMetrics, keys: ApiKeys, *, enabled: bool
+    app: FastAPI,
+    registry: Registry,
+    metrics: ServiceMetrics,
+    keys: ApiKeys,
+    management: ManagementRequests,
+    *,
+    enabled: bool,
 ) -> None:
     """Serve the page; if it is not enabled, `/` redirects to the documentation.
 
@@ -55,9 +66,23 @@ def add_page(
         return
     shell = Template(SHELL.read_text(encoding="utf-8"))
     add_live_route(app, registry, metrics, keys)
+    _add_report_route(app, registry, keys, management)
     app.mount("/page", PageFiles(directory=STATIC), name="page")
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
         base = html.escape(f"{request.scope['root_path']}/")
         return HTMLResponse(shell.substitute(base=base, version=__version__), headers=HEADERS)
+
+
+def _add_report_route(
+    app: FastAPI, registry: Registry, keys: ApiKeys, management: ManagementRequests
+) -> None:
+    """Show a training report in a tab of its own, whose request cannot have a header with a key."""
+
+    @app.post("/page/report/{model}/{version}", include_in_schema=False)
+    async def report(request: Request, model: ModelName, version: VersionNumber) -> HTMLResponse:
+        fields = parse_qs((await management.read(request)).decode("latin-1"))
+        key = fields.get("key", [""])[0]
+        keys.check(f"Bearer {key}" if key else None, "predict")
+        return await asyncio.to_thread(read_report, registry, model, version)

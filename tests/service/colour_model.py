@@ -22,6 +22,7 @@ from model_store.manifest import (
     now,
 )
 from model_store.preprocessing import prepare
+from model_store.provenance import Training
 from model_store.store import ModelStore
 
 MODEL = "colours"
@@ -76,6 +77,7 @@ def publish(
     embedding: bool = False,
     kind: str = "logits",
     density: Density | None = None,
+    training: Training | None = None,
 ) -> int:
     """Publish a version and return its number.
 
@@ -114,6 +116,7 @@ def publish(
         "calibration": calibration,
         "density": SealedDensity(file="density.npz") if density else None,
         "proof": proof,
+        "training": training,
     }
     return store.publish(
         model, manifest, files | {variant.file: data for variant, data in others.items()}

@@ -66,6 +66,8 @@ def test_a_failed_gate_stops_the_run_and_a_waiver_publishes_it(
     resumed = invoke("resume", str(run), "--store", "store", *waivers, "--sign-key", str(private))
     assert resumed.exit_code == 0, resumed.output
     assert "published mine version 1" in resumed.stdout
+    with store.open("mine", 1) as version:
+        assert version.read_file("report.html") == (run / "published_report.html").read_bytes()
     assert "epoch 1/1" not in resumed.stdout
     trusting = ModelStore(store.root, trusted_keys=TrustedKeys.read(public))
     with trusting.open("mine", 1) as version:

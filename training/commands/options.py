@@ -165,6 +165,13 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "size.",
         ),
         click.option(
+            "--keep-report/--no-keep-report",
+            " /--no-report",
+            default=True,
+            show_default=True,
+            help="Whether the version includes the training report, which shows test images.",
+        ),
+        click.option(
             "--golden-samples",
             type=click.IntRange(min=0),
             default=5,

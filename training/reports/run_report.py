@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_cali
 from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
 REPORT_FILE: Final = "report.html"
+PUBLISHED_REPORT_FILE: Final = "published_report.html"
+"""The copy for the published version: without the images of the confusion matrix."""
 CELL_THUMBNAILS: Final = 12
 """Largest number of thumbnails of one cell of the confusion matrix."""
 MATRIX_THUMBNAILS: Final = 1500
@@ -95,7 +98,7 @@ def write_run_report(
     progress: ProgressCallback = lambda *_: None,
     process: DistributedProcess = SINGLE_PROCESS,
 ) -> Path:
-    """Write `report.html` of a run, change no other file, and return its path.
+    """Write the report of a run and its copy to publish, and return the path of the report.
 
     The run's network predicts the validation and training images again, or a sample of them, to
     find labels that are probably wrong.
@@ -120,10 +123,12 @@ def write_run_report(
     checks, gates_notices = _read_checks(run)
     opened_at = figures.get("opened_at", [])
     bins = reliability_bins(test)
-    page = render_page(
+    render = partial(
+        render_page,
         "report.html.j2",
         run_id=run.run_id,
         config=config,
+        recipe_name=Path(config.recipe_name).name,
         recipe=flatten(config.recipe.model_dump(mode="json")),
         changed={change.partition("=")[0].strip() for change in config.changes},
         data=data,
@@ -149,7 +154,8 @@ def write_run_report(
         gates_notices=gates_notices,
         environment=_read_environment(run),
     )
-    run.write(REPORT_FILE, page)
+    run.write(REPORT_FILE, render(images_of_cells=True))
+    run.write(PUBLISHED_REPORT_FILE, render(images_of_cells=False))
     return run.path / REPORT_FILE
 
 

@@ -20,6 +20,7 @@ NOT_TRAINING_VALUES = frozenset(
         "golden_samples",
         "golden_images",
         "keep_checkpoint",
+        "keep_report",
         "start_changes",
         "renamed",
         "recipe_name",
@@ -81,6 +82,8 @@ class RunConfig(BaseModel):
     """Image files of the user that are published in the version for its golden proof."""
     keep_checkpoint: bool = True
     """Whether the version includes the weights that `retrain` needs."""
+    keep_report: bool = True
+    """Whether the version includes the training report, which shows test images."""
     git_commit: str | None = None
     packages: dict[str, str] = {}
 
@@ -88,6 +91,12 @@ class RunConfig(BaseModel):
     def training_values(self) -> dict[str, Any]:
         """The values that the trained weights depend on. A resumed run must have the same ones."""
         return self.model_dump(mode="json", exclude=set(NOT_TRAINING_VALUES))
+
+    @property
+    def start_name(self) -> str | None:
+        """`start`, of a file only its name."""
+        is_file = self.start is not None and names_weights_file(self.start)
+        return Path(self.start).name if self.start and is_file else self.start
 
     @property
     def command(self) -> str:
@@ -112,8 +121,7 @@ class RunConfig(BaseModel):
             words = ["run", "--arch", self.architecture]
             words += [*geometry_options(self.preprocessing), "--model", self.model]
             if self.start:
-                is_file = names_weights_file(self.start)
-                words += ["--start", place(self.start) if is_file else self.start]
+                words += ["--start", self.start if paths else str(self.start_name)]
         for data in self.data:
             name = place(data)
             words += ["--data", f"./{name}" if name != data and name in KNOWN_DATASETS else name]

@@ -17,6 +17,7 @@
       evaluation.json, evaluation.npz   figures and logits of the test split
       calibration.json     temperature, energy threshold, conformal thresholds
       report.html          the report
+      published_report.html  the report as the version holds it
       model.onnx           the export
       golden/              golden images, their pixels, golden.json
       gates.json           results of all checks

@@ -63,6 +63,7 @@ class RunRequest:
     precision: PrecisionChoice = "auto"
     compile: CompileChoice = "auto"
     keep_checkpoint: bool = True
+    keep_report: bool = True
     golden_samples: int = 5
     golden_images: tuple[str, ...] = ()
 
@@ -194,6 +195,7 @@ def build_config(
         precision=request.precision,
         compile=request.compile,
         keep_checkpoint=request.keep_checkpoint,
+        keep_report=request.keep_report,
         golden_samples=request.golden_samples,
         golden_images=check_golden_images(request.golden_images),
         **describe_code(),

@@ -10,10 +10,12 @@ from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.provenance import DataSet, Metrics, Training
 from model_store.store import ModelStore
+from model_store.version import MAX_REPORT_BYTES
 from training.data.split import SPLIT_SEED
 from training.gates.gate import read_checks, require_passed
 from training.gates.preprocessing import golden_tolerance
 from training.promotion import pin_serving_version, require_holdable
+from training.reports.run_report import PUBLISHED_REPORT_FILE, REPORT_FILE
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.known_images import KNOWN_IMAGES_FILE, TRAINED_IMAGES_FILE
@@ -102,8 +104,18 @@ def _files(run: Run) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
         files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
+    if report := _report_to_publish(run):
+        files[REPORT_FILE] = report
     files[KNOWN_IMAGES_FILE] = run.file(TRAINED_IMAGES_FILE, "resume")
     return files
+
+
+def _report_to_publish(run: Run) -> Path | None:
+    """The report, if the run has one and the version may hold it."""
+    path = run.path / PUBLISHED_REPORT_FILE
+    if run.config.keep_report and path.is_file() and path.stat().st_size <= MAX_REPORT_BYTES:
+        return path
+    return None
 
 
 def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, Any]:
@@ -132,6 +144,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
             epochs=len(read_metrics(run)),
             best_epoch=figures["best_epoch"],
             packages=config.packages,
+            report=REPORT_FILE if _report_to_publish(run) else None,
         ),
         "metrics": Metrics(
             top1=figures["top1"],

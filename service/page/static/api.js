@@ -1,5 +1,6 @@
 /** Requests to the service. Keys are kept in memory until the tab is closed, and never stored. */
 
+import { element } from "./dom.js";
 import { askForKey } from "./key.js";
 
 const keys = { predict: null, manage: null, metrics: null };
@@ -98,6 +99,23 @@ export async function predict(target, image, query, signal) {
       await new Promise((resolve) => setTimeout(resolve, error.retrySeconds * 1000));
     }
   }
+}
+
+/**
+ * Open the training report of a version in a tab of its own, where its content has no rights.
+ * @throws {ApiError}
+ */
+export async function openReport(target) {
+  const response = await send(`${versionPath(target)}/report`); // asks for a key if one is needed
+  await response.body?.cancel();
+  const action = `page/report/${encodeURIComponent(target.model)}/${target.version}`;
+  const form = element(
+    "form", { method: "post", action, target: "_blank", rel: "noopener", hidden: true },
+    element("input", { type: "hidden", name: "key", value: keys.predict ?? "" }),
+  );
+  document.body.append(form);
+  form.submit();
+  form.remove();
 }
 
 /** The embedding of one image. */

@@ -1,6 +1,6 @@
 /** The view of all models and versions: how good they are, and what an operator may do. */
 
-import { getJson, manage } from "./api.js";
+import { getJson, manage, openReport } from "./api.js";
 import { Comparison } from "./compare.js";
 import { announce, button, element, percent } from "./dom.js";
 import { renderError } from "./result.js";
@@ -64,7 +64,7 @@ export class ModelsView {
     getJson(path).then((found) => {
       accuracy.textContent = describeAccuracy(found.metrics);
       proof.textContent = `${found.proof}, ${found.golden_images} golden images`;
-      more.replaceChildren(renderDetails(found));
+      more.replaceChildren(renderDetails(found, () => this.#openReport(found)));
     }, (error) => {
       accuracy.textContent = "–";
       proof.textContent = error.message;
@@ -93,6 +93,19 @@ export class ModelsView {
     ];
   }
 
+  async #openReport(target) {
+    try {
+      await openReport(target);
+    } catch (error) {
+      this.#showProblem(error);
+    }
+  }
+
+  #showProblem(error) {
+    this.problem.replaceChildren(renderError(error));
+    this.problem.scrollIntoView({ block: "center" });
+  }
+
   async #change(question, method, path, body) {
     if (!(await confirmed(question))) return;
     try {
@@ -100,8 +113,7 @@ export class ModelsView {
       await this.shown();
       announce("Done");
     } catch (error) {
-      this.problem.replaceChildren(renderError(error));
-      this.problem.scrollIntoView({ block: "center" });
+      this.#showProblem(error);
     }
   }
 }
@@ -120,7 +132,7 @@ function describeAccuracy(metrics) {
   return `${percent(metrics.top1)}${interval ? ` (${interval})` : ""}, ${metrics.test_images.toLocaleString("en")} images`;
 }
 
-function renderDetails(found) {
+function renderDetails(found, openReport) {
   const checks = [
     ...found.gate.map((each) => ["all", each]),
     ...found.variants.flatMap(({ precision, gate }) => gate.map((each) => [precision, each])),
@@ -137,6 +149,8 @@ function renderDetails(found) {
   ].filter(Boolean);
   return element(
     "div", { class: "details" },
+    found.training?.report && element("p", {}, button("Training report", openReport,
+      { "aria-label": `Training report of ${found.model} version ${found.version}, in a new tab` })),
     element("dl", {}, facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
     checks.length > 0 && element(
       "table", {},

@@ -27,7 +27,12 @@ from training.reports.mistakes import (
     worst_mistakes,
 )
 from training.reports.pages import format_percent
-from training.reports.run_report import CELL_THUMBNAILS, REPORT_FILE, write_run_report
+from training.reports.run_report import (
+    CELL_THUMBNAILS,
+    PUBLISHED_REPORT_FILE,
+    REPORT_FILE,
+    write_run_report,
+)
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
 from training.run.request import RunRequest, start_run
@@ -133,6 +138,22 @@ def test_the_page_is_self_contained(reported: Reported) -> None:
         attributes["content"] for _, attributes in page.elements if attributes.get("http-equiv")
     ]
     assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_copy_to_publish_has_no_images_of_the_matrix(reported: Reported) -> None:
+    """But the same numbers, curves and worst mistakes; self-contained and without directories."""
+    copy = Page((reported.run.path / PUBLISHED_REPORT_FILE).read_bytes())
+    full = reported.page
+    assert len(copy.source) < len(full.source)
+    assert 'class="sheet"' in full.source
+    assert 'class="sheet"' not in copy.source
+    assert full.all("td") == copy.all("td")
+    assert full.source.count("<svg") == copy.source.count("<svg") > 0
+    assert full.source.count("<li>") > copy.source.count("<li>") > 0
+    links = [link for link in copy.attributes("href") if not link.startswith("data:")]
+    assert all(f'id="{link[1:]}"' in copy.source for link in links)
+    assert str(reported.run.path.parent) not in copy.source
+    assert str(reported.run.path.parent.parent) not in copy.source
 
 
 def test_links_lead_to_unique_ids(reported: Reported) -> None:

@@ -1,5 +1,6 @@
 """Publishing: a run becomes a sealed version with its provenance."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from model_store import golden
 from model_store.errors import PublishError
 from model_store.session import Session
 from model_store.store import ModelStore
+from model_store.version import MAX_REPORT_BYTES
 from training.errors import GateError, RunError
 from training.gates import gate as gates
 from training.quantization.publication import publish_variant
 from training.quantization.quantized_variant import QuantizedVariant
+from training.reports.run_report import PUBLISHED_REPORT_FILE
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
@@ -63,6 +66,37 @@ def test_the_version_has_the_calibration_of_the_run(gated_copy: Run, store: Mode
     publish_as_passed(gated_copy, store)
     with store.open("digits-resnet20", 1) as version:
         assert version.manifest.calibration == read_calibration(gated_copy).calibration is not None
+
+
+def test_the_version_holds_the_report_of_the_run(gated_copy: Run, store: ModelStore) -> None:
+    """Sealed with the other files, and named in the manifest."""
+    gated_copy.write(PUBLISHED_REPORT_FILE, b"<!doctype html>")
+    publish_as_passed(gated_copy, store)
+    with store.open("digits-resnet20", 1) as version:
+        assert version.manifest.training is not None
+        assert version.manifest.training.report == "report.html"
+        assert version.read_file("report.html") == b"<!doctype html>"
+
+
+@pytest.mark.parametrize("reason", ["none", "too large", "not wanted"])
+def test_a_version_without_report_does_not_name_one(
+    gated_copy: Run, store: ModelStore, reason: str
+) -> None:
+    run = gated_copy
+    if reason != "none":
+        size = MAX_REPORT_BYTES + (reason == "too large")
+        run.write(PUBLISHED_REPORT_FILE, bytes(size))
+    if reason == "not wanted":
+        path = run.path / "config.json"
+        config = {**json.loads(path.read_text()), "keep_report": False}
+        path.write_text(json.dumps(config))
+        run = Run.open(run.path)
+    publish_as_passed(run, store)
+    with store.open("digits-resnet20", 1) as version:
+        assert version.manifest.training is not None
+        assert version.manifest.training.report is None
+        assert b'"report"' not in version.manifest.to_bytes()
+        assert "report.html" not in {entry.path for entry in version.manifest.files}
 
 
 def test_a_run_without_calibration_can_be_published(gated_copy: Run, store: ModelStore) -> None:

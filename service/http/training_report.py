@@ -1,0 +1,87 @@
+"""The route of the training report that a version holds."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends
+from starlette.responses import HTMLResponse
+
+from model_store.errors import ModelNotFoundError, ModelStoreError, VersionNotFoundError
+from model_store.version import MAX_REPORT_BYTES
+from service.errors import NotFoundError, NotReadyError
+from service.http.api_keys import ApiKeys
+from service.http.path_params import ModelName, VersionNumber
+from service.http.problem_details import PROBLEM_MEDIA_TYPE
+from service.versions.registry import Registry
+
+_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"content": _PROBLEM, "description": description}
+    for status, description in {
+        400: "An invalid version",
+        401: "A key is required, and none or an unknown one was sent",
+        403: "A key is required, and this one lacks the scope `predict`",
+        404: "No such model or version, or it holds no report",
+        503: "The version cannot be read",
+    }.items()
+}
+_HEADERS: Final = {
+    # It was sealed by whoever published the version, so it gets no script and no origin.
+    "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; "
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, max-age=3600",
+}
+
+
+def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
+    """Build the route of training reports.
+
+    It needs a key with the scope `predict` where predictions do: reports show test images.
+    """
+    router = APIRouter(tags=["models"], dependencies=[Depends(keys.require("predict"))])
+
+    @router.get(
+        "/v1/models/{model}/versions/{version}/report",
+        summary="Show the training report of a version",
+        response_class=HTMLResponse,
+        responses=_RESPONSES,
+    )
+    def show_report(model: ModelName, version: VersionNumber) -> HTMLResponse:
+        """Curves, confusion matrix and worst mistakes, whether or not the version serves."""
+        return read_report(registry, model, version)
+
+    return router
+
+
+def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
+    """The report that a version holds, for a browser that must not trust it. Reads the store.
+
+    Raises:
+        NotFoundError: The store has no such model or version, or it holds no report.
+        NotReadyError: The version cannot be read.
+    """
+    if model not in registry.models:
+        raise NotFoundError(f"there is no model {model!r}")
+    try:
+        with registry.store.open(model, number, verify=False) as version:
+            training = version.manifest.training
+            if training is None or training.report is None:
+                raise NotFoundError(
+                    f"version {number} of model {model} holds no training report; versions that "
+                    "`python -m training run` publishes hold one",
+                    code="report_not_found",
+                )
+            return HTMLResponse(
+                version.read_file(training.report, MAX_REPORT_BYTES), headers=_HEADERS
+            )
+    except ModelNotFoundError:
+        raise NotFoundError(f"there is no model {model!r}") from None
+    except VersionNotFoundError:
+        raise NotFoundError(
+            f"model {model} has no version {number} in the store", code="version_not_found"
+        ) from None
+    except ModelStoreError:
+        raise NotReadyError(
+            f"the training report of version {number} of model {model} cannot be read at the moment"
+        ) from None
