@@ -16,6 +16,7 @@ from training.run.parameter_names import (
     use_torchvision_names,
 )
 from training.run.pickled_tensors import Placeholder, class_of, load_pickled_tensors
+from training.run.unreadable_weights import describe_unreadable
 
 # keys under which training scripts store a state dict
 _STATE_DICT_KEYS: Final = (
@@ -71,10 +72,7 @@ def read_foreign_weights(path: Path) -> RenamedTensors:
     except InitialWeightsError:
         raise
     except Exception as error:  # noqa: BLE001  torch's unpickler raises any type
-        raise InitialWeightsError(
-            f"{path} cannot be read as weights: {_reason(error)}. Only tensors are loaded, never "
-            "code; give a state dict that torch.save or safetensors wrote"
-        ) from None
+        raise InitialWeightsError(describe_unreadable(path, error)) from None
     state, changes = _find_state_dict(path, content)
     try:
         renamed = use_torchvision_names(state)
@@ -85,14 +83,6 @@ def read_foreign_weights(path: Path) -> RenamedTensors:
 
 def _is_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors"
-
-
-def _reason(error: Exception) -> str:
-    """Return one line. Of torch's unpickler errors, it is the line that names the object."""
-    lines = (str(error) or type(error).__name__).splitlines()
-    named = [line for line in lines if "WeightsUnpickler error:" in line]
-    reason = named[0].partition("WeightsUnpickler error:")[2] if named else lines[0]
-    return reason.strip().rstrip(".")
 
 
 def _find_state_dict(path: Path, content: Any) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:

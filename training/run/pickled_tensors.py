@@ -16,7 +16,7 @@ import torch
 
 from training.errors import InitialWeightsError
 
-_LEGACY_PICKLES: Final = 4  # magic number, protocol, system, and the saved object
+LEGACY_PICKLES: Final = 4  # magic number, protocol, system, and the saved object
 _PYTHON_2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of protocol 2
 _MAX_PLACEHOLDERS: Final = 1000
 
@@ -104,7 +104,7 @@ def _legacy_globals(path: Path) -> set[str]:
     names = set()
     with path.open("rb") as file:
         try:
-            for _ in range(_LEGACY_PICKLES):
+            for _ in range(LEGACY_PICKLES):
                 for opcode, argument, _position in pickletools.genops(file):
                     if opcode.name == "GLOBAL":
                         module, name = str(argument).split(" ")
