@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from model_store import heif
 from training.data.image_set import SPLIT_WORDS, escape_unprintable, is_printable, natural_key
 from training.errors import DataError
 
@@ -88,8 +89,12 @@ class FolderTree:
         if not dot:
             return "no file extension"
         if extension.lower() in _HEIC_EXTENSIONS:
-            return "HEIC is not supported; convert it: magick mogrify -format jpg FILE"
-        if extension.lower() not in EXTENSIONS:
+            if not heif.SUPPORTED:
+                return (
+                    "HEIC needs the extra heif: pip install '.[heif]'. Or convert it: magick "
+                    "mogrify -format jpg FILE"
+                )
+        elif extension.lower() not in EXTENSIONS:
             return f"not an image extension (.{extension})"
         return None if entry.is_file() else "not a regular file"
 

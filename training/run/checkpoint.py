@@ -30,6 +30,8 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
     path = run.path / CHECKPOINT_FILE
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+    except pickle.UnpicklingError:  # torch's message advises to run code from the file
+        raise damaged_file_error(path, ValueError("a training did not write it")) from None
+    except (OSError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
         raise damaged_file_error(path, error) from None
     return state

@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import encoded, picture, put
+from PIL import Image
 
+from model_store import heif
+from model_store.manifest import Preprocessing
 from training.data.folders import load_folder
 from training.data.image_set import FREE, TEST, TRAIN, VALIDATION
+from training.data.scan import scan
 from training.data.sources import load_data
 from training.errors import DataError
 
@@ -84,8 +89,11 @@ def test_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
     assert data.labels.tolist() == [0, 0, 1]
 
 
-def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
+def test_ignored_files_are_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Extensions are compared without case."""
+    monkeypatch.setattr(heif, "SUPPORTED", False)
     images = {
         "cat/1.PNG": encoded(picture(1)),
         "cat/2.JPeg": encoded(picture(2), "JPEG"),
@@ -108,7 +116,7 @@ def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
     data = load_folder(root)
     assert list(data.paths) == ["cat/1.PNG", "cat/2.JPeg", "dog/1.webp", "dog/2.avif"]
     ignored = dict(data.ignored)
-    assert ignored.pop("cat/phone.HEIC").startswith("HEIC is not supported; convert it")
+    assert ignored.pop("cat/phone.HEIC").startswith("HEIC needs the extra heif")
     assert ignored == {
         "loose.png": "not in a class folder",
         "__MACOSX": "made by the system",
@@ -120,6 +128,22 @@ def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
         "cat/pipe.png": "not a regular file",
         "dog/png": "no file extension",
     }
+
+
+def test_heic_images_are_read_with_the_extra(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    for name, colour in (("cat/phone.HEIC", (200, 40, 40)), ("dog/camera.hif", (40, 40, 200))):
+        (tmp_path / name).parent.mkdir()
+        one_colour = Image.new("RGB", (64, 64), colour)
+        pillow_heif.from_pillow(one_colour).save(tmp_path / name, format="HEIF")
+    data = load_folder(tmp_path)
+    assert list(data.paths) == ["cat/phone.HEIC", "dog/camera.hif"]
+    assert not data.ignored
+    scanned = scan(data, Preprocessing(resize=16, crop_height=16, crop_width=16))
+    assert [fact.error for fact in scanned.facts] == ["", ""]
+    assert scanned.pixels is not None
+    assert np.abs(scanned.pixels[0].astype(int) - (200, 40, 40)).max() < 8
+    assert np.abs(scanned.pixels[1].astype(int) - (40, 40, 200)).max() < 8
 
 
 def test_links_are_followed_except_in_loops(tmp_path: Path) -> None:
