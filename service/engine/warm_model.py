@@ -20,7 +20,12 @@ from service.engine.variant_selection import (
     measure_variants,
     select_variant,
 )
-from service.engine.warm_up import LONGEST_RUN_SECONDS, warm_up
+from service.engine.warm_up import (
+    LONGEST_RUN_SECONDS,
+    STABLE_ROUNDS,
+    STABLE_ROUNDS_OF_CPU_TIME,
+    warm_up,
+)
 from service.host.malloc import trim_memory
 
 
@@ -77,6 +82,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
     sessions = [selected.session, *_on_other_devices(version, selected.precision, session_options)]
     began = time.perf_counter()
     longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
+    rounds = STABLE_ROUNDS_OF_CPU_TIME if clock is time.thread_time else STABLE_ROUNDS
     (seconds, *_) = [
         warm_up(
             session.run,
@@ -86,6 +92,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             session_options.batch_sizes,
             longest_seconds,
             clock,
+            rounds,
         )
         for session in sessions
     ]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,11 +27,13 @@ A thread wakes up, waits for the GIL and starts with cold caches. Batches that a
 """
 MIN_GAIN: Final = 1.02
 """A larger batch must bring this many times the images per second."""
-STABLE_ROUNDS: Final = 5
+STABLE_ROUNDS: Final = 6
 """If half of the runs take up to three times as long, the choice then loses at most 4 %.
 
 With two rounds it loses up to 39 % (`test_noise_costs_little_throughput`).
 """
+STABLE_ROUNDS_OF_CPU_TIME: Final = 2
+"""CPU times vary by a tenth, whatever else runs (`benchmarks/batch_size_choice.py`)."""
 MIN_ROUNDS: Final = 2
 MAX_REPEAT_SECONDS: Final = 1.0
 """No further round begins after this, unless fewer than `MIN_ROUNDS` were timed."""
@@ -46,6 +48,7 @@ def warm_up(
     sizes: Sequence[int] = (),
     longest_seconds: float = math.inf,
     clock: Clock = time.perf_counter,
+    stable_rounds: int = STABLE_ROUNDS,
 ) -> dict[int, float]:
     """Time runs on black images.
 
@@ -60,6 +63,7 @@ def warm_up(
             that would take longer than this, or once larger batches bring no gain.
         clock: `time.thread_time` for sessions that run in the calling thread: other processes then
             do not distort the times.
+        stable_rounds: The choice is stable once so many rounds in a row do not change it.
 
     Returns:
         Seconds of a run by batch size.
@@ -69,17 +73,16 @@ def warm_up(
     """
     timer = _Timer(run, shape, classes, clock)
     if sizes:
-        for size in sorted(sizes, reverse=True):
-            timer.time(size)
+        timer.time_all(sorted(sizes, reverse=True))
         timer.seconds.clear()
-        for size in sizes:
-            timer.time(size)
+        timer.time_all(sizes)
     else:
-        timer.time(1)
         timer.time(1)
         _try_larger_sizes(timer, largest, longest_seconds)
         if longest_seconds < math.inf:
-            _repeat_until_stable(timer, largest, longest_seconds)
+            _repeat_until_stable(timer, largest, longest_seconds, stable_rounds)
+        else:
+            timer.time_all(list(timer.seconds))  # the first runs also allocate memory
     # Release the memory of the largest batch, which an idle model does not need.
     run(_black_images(shape, 1), RunControl(release_memory=True))
     return timer.seconds
@@ -110,6 +113,10 @@ class _Timer:
             )
         self.seconds[size] = min(seconds, self.seconds.get(size, math.inf))
 
+    def time_all(self, sizes: Iterable[int]) -> None:
+        for size in sizes:
+            self.time(size)
+
 
 def _try_larger_sizes(timer: _Timer, largest: int, longest_seconds: float) -> None:
     """Double the batch size while runs are short enough and larger batches gain."""
@@ -119,21 +126,21 @@ def _try_larger_sizes(timer: _Timer, largest: int, longest_seconds: float) -> No
             return
         size = min(2 * size, largest)
         timer.time(size)
-        timer.time(size)  # the first run also allocates memory
 
 
-def _repeat_until_stable(timer: _Timer, largest: int, longest_seconds: float) -> None:
-    """Time all sizes again, in turn, until `STABLE_ROUNDS` rounds in a row change no choice.
+def _repeat_until_stable(
+    timer: _Timer, largest: int, longest_seconds: float, stable_rounds: int
+) -> None:
+    """Time all sizes again, in turn, until `stable_rounds` rounds in a row change no choice.
 
     The choice may still differ between processes if two sizes have almost the same throughput.
     `benchmarks/batch_size_choice.py` measures how often, and what it costs.
     """
     rounds, unchanged, spent = 0, 0, 0.0
-    while unchanged < STABLE_ROUNDS and (rounds < MIN_ROUNDS or spent < MAX_REPEAT_SECONDS):
+    while unchanged < stable_rounds and (rounds < MIN_ROUNDS or spent < MAX_REPEAT_SECONDS):
         chosen, sizes = best_batch_size(timer.seconds), list(timer.seconds)
         began = time.perf_counter()
-        for size in sizes:
-            timer.time(size)
+        timer.time_all(sizes)
         _try_larger_sizes(timer, largest, longest_seconds)
         spent += time.perf_counter() - began
         rounds += 1
