@@ -111,7 +111,8 @@ class LoadedVersion:
         self.load_seconds = time.monotonic() - began
         self._leases = 0
         self._closing = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # not the condition's own methods, which are Python
+        self._changed = threading.Condition(self._lock)
 
     @property
     def stopped_part(self) -> str | None:
@@ -147,12 +148,12 @@ class LoadedVersion:
 
     def take_lease(self) -> bool:
         """Hold this version for one request; False if it is being closed."""
-        with self._changed:
+        with self._lock:
             self._leases += not self._closing
             return not self._closing
 
     def return_lease(self) -> None:
-        with self._changed:
+        with self._lock:
             self._leases -= 1
             if self._closing:
                 self._changed.notify_all()

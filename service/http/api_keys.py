@@ -3,10 +3,10 @@
 import asyncio
 import hmac
 import logging
+import os
 import shlex
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 from starlette.requests import Request
@@ -160,8 +160,11 @@ class ApiKeys:
         if self._checked_in_this_iteration:
             return
         # Once per iteration of the event loop: a check per small image would cost 5 % of its time.
-        with suppress(RuntimeError):
+        try:
             asyncio.get_running_loop().call_soon(self._end_iteration)
+        except RuntimeError:
+            pass  # no event loop runs
+        else:
             self._checked_in_this_iteration = True
         stamp = _file_stamp(self._path)
         if stamp == self._stamp:
@@ -188,7 +191,7 @@ class ApiKeys:
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:
     """Return a value that differs after every change of the file or of its mode."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  half as long as Path.stat
     except OSError:
         return None
     return status.st_ino, status.st_ctime_ns, status.st_size

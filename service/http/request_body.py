@@ -86,7 +86,8 @@ def check_headers(headers: Mapping[str, str], max_body_bytes: int) -> None:
         TooLargeError: `Content-Length` exceeds `max_body_bytes`.
         UnsupportedMediaError: The body has a content coding.
     """
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
         raise UnsupportedMediaError(
             "Content-Encoding is not supported: send the body without it",
             code="unsupported_encoding",
@@ -191,7 +192,7 @@ def read_images(
         )
     match kind:
         case BodyKind.IMAGE:
-            if _media_type(headers) == _URL_ENCODED:
+            if _URL_ENCODED in headers.get("content-type", "").lower():
                 _check_not_stripped(body)
             return RequestImages([body])
         case BodyKind.JSON:

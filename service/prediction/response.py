@@ -54,19 +54,23 @@ async def encode_response(
                 result["explanation"] = explanation
         return encode(document)
 
-    if _count_labels(outcomes, request) > MAX_LABELS_IN_EVENT_LOOP:
+    if _may_be_large(outcomes, request):
         return await asyncio.to_thread(build)
     return build()
 
 
-def _count_labels(outcomes: Sequence[ImageOutcome], request: PredictRequest) -> int:
+def _may_be_large(outcomes: Sequence[ImageOutcome], request: PredictRequest) -> bool:
+    """Whether the response has more than `MAX_LABELS_IN_EVENT_LOOP`."""
+    only_labels = request.coverage_index is None and not request.embedding
+    if only_labels and len(outcomes) * request.top_k <= MAX_LABELS_IN_EVENT_LOOP:
+        return False  # without a look at each image
     rows = [outcome.result.row for outcome in outcomes if isinstance(outcome.result, ImageResult)]
     labels = sum(min(request.top_k, len(row.indices)) for row in rows)
     if request.coverage_index is not None:
         labels += sum(row.set_sizes[request.coverage_index] for row in rows)
     if request.embedding:
         labels += sum(len(row.embedding) for row in rows) // NUMBERS_PER_LABEL
-    return labels
+    return labels > MAX_LABELS_IN_EVENT_LOOP
 
 
 def build_response(
