@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -73,9 +74,7 @@ The decoder skips the data behind a marker that is one or two ahead of the expec
 """
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_PLAIN_PNG: Final = (
-    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR%b%b\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
-)
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -110,23 +109,26 @@ def plain_png(
         The pixels as `prepare` returns them; None for any other image and for a damaged one.
     """
     width, height = spec.crop_width, spec.crop_height
-    header = _PLAIN_PNG % (width.to_bytes(4, "big"), height.to_bytes(4, "big"))
-    begin, end = len(header) + 12, len(data) - 4 - len(_PNG_END)  # without the checksums
+    header = _plain_png_header(width, height)
+    begin, end = len(header) + 8, len(data) - 4 - len(_PNG_END)  # of the compressed pixels
     if begin > end or not (data.startswith(header) and data.endswith(_PNG_END)):
         return None
     if width * height > max_pixels or resized_size(width, height, spec) != (width, height):
         return None
-    if struct.unpack_from(">II4s", data, len(header)) != (
-        zlib.crc32(header[12:]),
-        end - begin,
-        b"IDAT",
-    ):
+    if struct.unpack_from(">I4s", data, len(header)) != (end - begin, b"IDAT"):
         return None
     try:
         image = Image.frombytes("RGB", (width, height), data[begin:end], "zip", "RGB")
     except DECODE_ERRORS:
         return None
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
+
+
+@lru_cache(maxsize=64)
+def _plain_png_header(width: int, height: int) -> bytes:
+    """The signature and the whole first chunk of an RGB PNG: 8 bits, not interlaced."""
+    chunk = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    return _PNG_SIGNATURE + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:

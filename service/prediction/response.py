@@ -114,8 +114,11 @@ def encode_embedding(embedding: NDArray[np.float32]) -> orjson.Fragment:
 
 def describe_timings(record: RequestRecord) -> dict[str, float]:
     """The time of each stage in milliseconds, and the total until now."""
-    timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in record.seconds.items()}
-    timings["total_ms"] = round((time.monotonic() - record.started) * 1e3, 3)
+    # To whole microseconds, because round(number, 3) takes three times as long.
+    timings = {
+        f"{stage}_ms": round(seconds * 1e6) / 1e3 for stage, seconds in record.seconds.items()
+    }
+    timings["total_ms"] = round((time.monotonic() - record.started) * 1e6) / 1e3
     return timings
 
 

@@ -153,4 +153,4 @@ class NetworkSettings(BaseModel):
             description="Most lines per second for requests without an error. How many were left "
             "out is logged.",
         ),
-    ] = 1000
+    ] = 200
