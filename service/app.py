@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
@@ -16,8 +17,6 @@ from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service.engine.options import Caches, EngineOptions, engine_options
 from service.fetch_targets import parse_fetch_hosts
-from service.host.cpu_limit import cpu_limit
-from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
 from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
@@ -33,6 +32,7 @@ from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.http.request_body import BodyLimits
+from service.http.service_counts import ServiceCounts
 from service.http.training_report import build_report_router
 from service.http.triton_metrics import TritonCollector
 from service.memory_plan import MemoryPlan
@@ -56,6 +56,10 @@ from service.versions.registry import Registry
 from service.versions.trial_records import TrialRecords
 from service.versions.trials import Trials
 from service.versions.watcher import watch
+from service.workers.exchange import Exchange
+from service.workers.link import WorkerPart
+from service.workers.linked_exchange import LinkedExchange
+from service.workers.shares import Share
 
 if TYPE_CHECKING:
     from service.protocols.open_inference_grpc.server import GrpcServer
@@ -69,22 +73,28 @@ image that cannot be classified gets an error in its place.
 
 
 def create_app(
-    settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None
+    settings: Settings,
+    on_loaded: Callable[[Registry], None] = lambda _: None,
+    worker: WorkerPart | None = None,
 ) -> PredictEndpoint:
     """Build the ASGI application. Its models load in the background once it starts.
 
     Args:
         settings: The settings of the service. `keys` must exist if it is set explicitly.
-        on_loaded: Called once the models are loaded.
+        on_loaded: Called once the models are loaded, by all workers if there are several.
+        worker: Which one of several workers this process is.
 
     Raises:
         ProviderError: A provider that the settings name cannot be used.
         ApiKeysError: The file of API keys cannot be read, or is set explicitly and missing.
         GrpcMissingError: `grpc_port` is set, and the extra `grpc` is not installed.
     """
-    cpus = cpu_limit()
-    registry = _build_registry(settings, cpus)
-    plan = MemoryPlan.make(settings, cpus, memory_limit())
+    worker = worker or WorkerPart()
+    share = Share.of(settings, worker.count)
+    settings = share.settings
+    exchange = LinkedExchange(worker.link) if worker.link else Exchange()
+    registry = _build_registry(settings, share.cpus, exchange)
+    plan = MemoryPlan.make(settings, share.cpus, share.memory_bytes)
     decoders = DecodePool(
         plan.decode_workers,
         DecoderLimits(plan.max_pixels),
@@ -100,7 +110,8 @@ def create_app(
     )
     if settings.triton_metrics:
         metrics.registry.register(TritonCollector(registry, metrics.versions))
-    management = ManagementRequests(keys, settings.body_timeout_seconds)
+    counts = ServiceCounts(registry, metrics, exchange)
+    management = ManagementRequests(keys, settings.body_timeout_seconds, registry, exchange)
     pipeline = PredictionPipeline(
         registry,
         decoders,
@@ -109,10 +120,16 @@ def create_app(
         fetcher=_build_fetcher(settings),
     )
     grpc_server = build_grpc_server(
-        settings, pipeline=pipeline, metrics=metrics, keys=keys, management=management
+        settings,
+        shares_port=worker.link is not None,
+        pipeline=pipeline,
+        metrics=metrics,
+        counts=counts,
+        keys=keys,
+        management=management,
     )
-    lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded)
-    api = _build_api(registry, keys, management, metrics, lifespan, settings)
+    lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded, worker, exchange)
+    api = _build_api(registry, keys, management, counts, lifespan, settings)
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
     dialects: list[Dialect] = [
         ImageApi(limits),
@@ -131,7 +148,7 @@ def _build_fetcher(settings: Settings) -> ImageFetcher | None:
     return ImageFetcher(hosts, *limits) if hosts else None
 
 
-def _build_registry(settings: Settings, cpus: int) -> Registry:
+def _build_registry(settings: Settings, cpus: int, exchange: Exchange) -> Registry:
     providers = find_providers(settings.providers)
     caches = Caches(
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
@@ -156,9 +173,10 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
             "SERVICE_DEFAULT_MODEL" if settings.default_model else "SERVICE_MODEL_NAME",
         ),
         Trials(
-            TrialRecords(settings.cache),
+            TrialRecords(settings.cache, logs_known_failures=exchange.is_first),
             settings.load_timeout_seconds,
             settings.load_memory_bytes,
+            exchange.trials,
         ),
     )
 
@@ -191,19 +209,28 @@ def _lifespan(
     grpc_server: "GrpcServer | None",
     settings: Settings,
     on_loaded: Callable[[Registry], None],
+    worker: WorkerPart,
+    exchange: Exchange,
 ) -> Lifespan[FastAPI]:
     """Follow the store from the start of the server to its end."""
 
-    def start_decoders(registry: Registry) -> None:
-        decoders.start_soon()
-        on_loaded(registry)
-
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stopping = asyncio.Event()
+        stopping, loaded = asyncio.Event(), asyncio.Event()
+
+        def after_loading(registry: Registry) -> None:
+            decoders.start_soon()
+            loaded.set()
+            if worker.link is None:
+                on_loaded(registry)
+
+        exchange.on_all_loaded = partial(on_loaded, registry)
+        await exchange.start(registry)
         watching = asyncio.create_task(
-            watch(registry, settings.store_poll_seconds, stopping, start_decoders)
+            watch(registry, settings.store_poll_seconds, stopping, after_loading)
         )
+        if worker.replaces_another:
+            await loaded.wait()  # until then, the other workers answer
         if grpc_server:
             await grpc_server.start()
         yield
@@ -214,6 +241,7 @@ def _lifespan(
         await decoders.close()
         await watching
         await asyncio.to_thread(registry.close)
+        await exchange.stop()
 
     return lifespan
 
@@ -222,7 +250,7 @@ def _build_api(
     registry: Registry,
     keys: ApiKeys,
     management: ManagementRequests,
-    metrics: ServiceMetrics,
+    counts: ServiceCounts,
     lifespan: Lifespan[FastAPI],
     settings: Settings,
 ) -> FastAPI:
@@ -242,15 +270,15 @@ def _build_api(
     api.include_router(build_report_router(registry, keys))
     api.include_router(build_health_router(registry))
     api.include_router(
-        build_metrics_router(metrics), dependencies=[Depends(keys.require("metrics"))]
+        build_metrics_router(counts.metrics), dependencies=[Depends(keys.require("metrics"))]
     )
     api.include_router(build_management_router(registry, management))
-    api.include_router(build_open_inference_router(registry, metrics.versions, management, keys))
+    api.include_router(build_open_inference_router(registry, counts, management, keys))
     error_replies = {"/v2": error_reply}
     if settings.torchserve_api:
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
-    add_page(api, registry, metrics, keys, management, enabled=settings.page)
+    add_page(api, registry, counts, keys, management, enabled=settings.page)
     add_documentation(api)
     add_error_handlers(api, error_replies)
     return api

@@ -25,20 +25,30 @@ class RecordFields(ABC):
 class LineFormatter(logging.Formatter):
     """Formats each message as one line with its time (UTC) and level; a traceback may follow.
 
-    Control characters are escaped, so text from clients cannot start a new line.
+    Control characters are escaped, so text from clients cannot start a new line. The number of the
+    worker is at the end of the line, if there are several.
     """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._suffix = "" if worker is None else f" worker={worker}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
         level = f"{record.levelname}:"
-        return f"{timestamp(record.created)} {level:<9}{printable(record.message)}"
+        return f"{timestamp(record.created)} {level:<9}{printable(record.message)}{self._suffix}"
 
 
 class JsonFormatter(logging.Formatter):
     """Formats each record as one line with one JSON object.
 
     Its fields are `time` (UTC), `level`, `logger` and `message`, for a request also what the
-    message says, each in a field of its own, and `traceback` for an error with one.
+    message says, each in a field of its own, and `traceback` for an error with one. If there are
+    several workers, `worker` is the number of the one that wrote it.
     """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -47,6 +57,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            fields["worker"] = self._worker
         if isinstance(record.msg, RecordFields):
             fields |= record.msg.to_fields()
         if record.exc_info:
@@ -54,7 +66,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)  # escapes whatever a name holds, lone surrogates too
 
 
-FORMATTERS: Final[dict[LogFormat, type[logging.Formatter]]] = {
+FORMATTERS: Final[dict[LogFormat, type[LineFormatter | JsonFormatter]]] = {
     "console": LineFormatter,
     "json": JsonFormatter,
 }

@@ -3,13 +3,11 @@
 import asyncio
 import gc
 import logging
-import shlex
 import signal
 import socket
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,17 +16,23 @@ from typing import Any, Final
 import click
 import uvicorn
 
-from model_store import __version__
+from model_store.errors import KeyFileError, ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
 from service.http.protocol import BoundedHttpProtocol, start_draining
+from service.http.service_counts import retire_counts
+from service.key_file import ApiKeysError
 from service.log_format import FORMATTERS
+from service.protocols.grpc_extra import GrpcMissingError
 from service.settings import Settings
-from service.sockets import check_can_listen, listen
-from service.stderr_log import StderrHandler
+from service.sockets import check_can_listen, listen, reserve_port
+from service.startup_text import describe_startup
+from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.versions.registry import Registry
-from service.versions.served_model import ServedModel
+from service.workers.link import Link, WorkerPart
+from service.workers.shares import count_workers
+from service.workers.supervisor import Supervisor, WorkerStartError
 
 LISTENERS_PER_SOCKET: Final = 8
 DRAIN_POLL_SECONDS: Final = 0.1
@@ -37,7 +41,10 @@ KEEP_ALIVE_SECONDS: Final = (
 )
 GC_THRESHOLD: Final = 10_000
 """Objects between two garbage collections. Requests leave no cycles, so few need one."""
-TERMINAL_COLUMNS: Final = 80
+STOP_MARGIN_SECONDS: Final = 15.0
+"""What a worker may take to stop besides the drain delay and open requests."""
+START_ERRORS: Final = (ApiKeysError, GrpcMissingError, KeyFileError, ProviderError)
+"""What is wrong with the settings, as a worker may find."""
 logger = logging.getLogger(__name__)
 
 
@@ -49,10 +56,12 @@ class Server(uvicorn.Server):
     drain_delay_seconds = 0.0
     uds: Path | None = None
     has_page = True
+    worker = WorkerPart()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        logger.info("Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
+        level = logging.INFO if self.worker.logs_address else logging.DEBUG
+        logger.log(level, "Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
         await self._add_listeners()
         self.announce()
 
@@ -66,7 +75,7 @@ class Server(uvicorn.Server):
             logger.info("draining seconds=%g", self.drain_delay_seconds)
         while time.monotonic() < ends and not self.force_exit:  # noqa: ASYNC110  set by a signal
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-        if self.uds:
+        if self.uds and not self.worker.link:
             self.uds.unlink(missing_ok=True)  # before it closes: then the next server may own it
         await super().shutdown(sockets)
 
@@ -86,7 +95,8 @@ class Server(uvicorn.Server):
             app_state=self.lifespan.state,
         )
         listeners = [listener for server in self.servers for listener in server.sockets]
-        for listener in listeners * (LISTENERS_PER_SOCKET - 1):
+        count = max(1, LISTENERS_PER_SOCKET // self.worker.count)
+        for listener in listeners * (count - 1):
             duplicate = socket.fromfd(listener.fileno(), listener.family, listener.type)
             server = await loop.create_server(protocol, sock=duplicate, backlog=self.config.backlog)
             self.servers.append(server)
@@ -95,7 +105,13 @@ class Server(uvicorn.Server):
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry and not self.should_exit:
             text = "\n".join(
-                describe_startup(self.registry, self.address, self.uds, has_page=self.has_page)
+                describe_startup(
+                    self.registry,
+                    self.address,
+                    self.uds,
+                    has_page=self.has_page,
+                    workers=self.worker.count,
+                )
             )
             # In a thread, because printing blocks if nobody reads stdout.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()
@@ -113,16 +129,68 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serve until SIGTERM, after which the process exits with code 0, or Ctrl-C.
 
+    Several workers run if the settings ask for them.
+
     Raises:
         ApiKeysError: The file of API keys cannot be read.
         GrpcMissingError: The settings ask for gRPC, which is not installed.
         KeyFileError: The file of keys that versions must be signed with cannot be used.
         ListenError: An address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
+        WorkersFailedError: Several workers were to run, and they crash at their start.
     """
     signal.signal(signal.SIGTERM, _exit)
     bound_malloc()
-    configure_logging(settings)
+    workers = count_workers(settings)
+    if workers > 1:
+        run_workers(settings, workers)
+        return
+    configure_logging(settings, StderrHandler())
+    server = build_server(settings, WorkerPart())
+    listeners = listen(settings.host, settings.port, settings.uds)
+    if settings.grpc_port:
+        check_can_listen(settings.host, settings.grpc_port)
+    with suppress(KeyboardInterrupt):
+        server.run(listeners)
+
+
+def run_workers(settings: Settings, workers: int) -> None:
+    """Run a supervisor, whose workers share one listening socket. Raises as `run`."""
+    configure_logging(settings, DirectStderrHandler())
+    listeners = listen(settings.host, settings.port, settings.uds)
+    reserved = None
+    if settings.grpc_port is not None:
+        reserved = reserve_port(settings.host, settings.grpc_port)
+        settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
+
+    def run_worker(link: Link, replaces_another: bool) -> None:  # noqa: FBT001  as it is called
+        configure_logging(settings, StderrHandler(), link.number)
+        try:
+            server = build_server(settings, WorkerPart(link, replaces_another))
+        except START_ERRORS as error:
+            link.report_failure(error)
+            raise
+        server.run(listeners)
+
+    def stop_listening() -> None:
+        if settings.uds:
+            settings.uds.unlink(missing_ok=True)
+        for listener in listeners:
+            listener.close()
+
+    stop_seconds = settings.drain_delay_seconds + settings.shutdown_seconds + STOP_MARGIN_SECONDS
+    gc.freeze()  # a collection would write to objects, which forks then no longer share
+    supervisor = Supervisor(workers, run_worker, stop_listening, retire_counts, stop_seconds)
+    try:
+        with suppress(KeyboardInterrupt):
+            supervisor.run()
+    except WorkerStartError as error:
+        name, text = error.args
+        raise next(kind for kind in START_ERRORS if kind.__name__ == name)(text) from None
+
+
+def build_server(settings: Settings, worker: WorkerPart) -> Server:
+    """Build the server of one process. Raises as `run`."""
     server: Server
 
     def announce(registry: Registry) -> None:
@@ -132,7 +200,7 @@ def run(settings: Settings) -> None:
     class Protocol(BoundedHttpProtocol):
         timeout_seconds = settings.body_timeout_seconds
 
-    app = create_app(settings, announce)
+    app = create_app(settings, announce, worker)
     server = Server(
         uvicorn.Config(
             app,
@@ -150,14 +218,11 @@ def run(settings: Settings) -> None:
     )
     server.on_stop, server.uds, server.has_page = app.stop, settings.uds, settings.page
     server.drain_delay_seconds = settings.drain_delay_seconds
+    server.worker = worker
     gc.freeze()  # collecting all imported objects would block the event loop for 40 ms
     gc.set_threshold(GC_THRESHOLD)
     gc.enable()
-    listeners = listen(settings.host, settings.port, settings.uds)
-    if settings.grpc_port:
-        check_can_listen(settings.host, settings.grpc_port)
-    with suppress(KeyboardInterrupt):
-        server.run(listeners)
+    return server
 
 
 def _exit(*_: Any) -> None:
@@ -165,96 +230,14 @@ def _exit(*_: Any) -> None:
     raise SystemExit(0)
 
 
-def configure_logging(settings: Settings) -> None:
-    handler = StderrHandler()
-    handler.setFormatter(FORMATTERS[settings.log_format]())
+def configure_logging(
+    settings: Settings, handler: logging.Handler, worker: int | None = None
+) -> None:
+    """Log to `handler` as the settings say; lines have the number of the worker, if any."""
+    handler.setFormatter(FORMATTERS[settings.log_format](worker))
     # Not logged, and each costs time in every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     access_log.rate_limit.records_per_second = settings.access_log_rate
     if not settings.access_log:
         access_log.logger.setLevel(logging.WARNING)
-
-
-def describe_startup(
-    registry: Registry, address: str, uds: Path | None = None, *, has_page: bool = True
-) -> list[str]:
-    """Lines for the terminal: models, the default, problems, the docs, a command to try."""
-    default = registry.models.get(registry.default_model or "")
-    return [
-        f"Resident {__version__} on {f'Unix socket {uds}' if uds else address}",
-        *(
-            _describe_model(model, is_default=model is default)
-            for _, model in sorted(registry.models.items())
-        ),
-        _describe_default(registry.default_model),
-        *_describe_problems(registry),
-        *([f"  page   {address}/"] if has_page and not uds else []),
-        *([] if uds else [f"  docs   {address}/docs"]),
-        *_example_command(default, address, uds),
-    ]
-
-
-def _describe_model(model: ServedModel, *, is_default: bool) -> str:
-    if model.default_version is None and model.state == "loading":
-        return f"  LOADING  {model.name}: GET /v1/models/{model.name} shows when it is ready"
-    if model.default_version is None:
-        reason = "; ".join(model.errors.values()) or model.error or "its versions cannot be read"
-        return _problem("NOT SERVED", f"{model.name}: {reason}")
-    version, precision = (
-        model.default_version.version,
-        model.default_version.selected_variant.precision,
-    )
-    manifest = version.manifest
-    facts = [f"{len(manifest.class_names)} classes"]
-    if manifest.metrics:
-        facts.append(f"test accuracy {manifest.metrics.top1:.1%}")
-    if manifest.proof != "proven":
-        facts.append(manifest.proof)
-    if precision != "fp32":
-        facts.append(f"serves {precision}" + (", accuracy is of fp32" if manifest.metrics else ""))
-    if others := sorted(model.serving.keys() - {version.number}):
-        facts.append(f"also serves versions {', '.join(map(str, others))}")
-    return f"  model  {version}{' (default)' if is_default else ''}: {', '.join(facts)}"
-
-
-def _describe_default(name: str | None) -> str:
-    who = name or "no model"
-    return f"  default  {who} answers /v1/predict; set SERVICE_DEFAULT_MODEL to change that"
-
-
-def _describe_problems(registry: Registry) -> Iterator[str]:
-    if registry.loaded:
-        for name, setting in registry.required.missing(registry.models).items():
-            reason = f"{name}: {setting} names this model, but it is not in the store"
-            yield _problem("NOT SERVED", reason)
-    if registry.error:
-        yield _problem("NOT READY", registry.error)
-
-
-def _problem(label: str, text: str) -> str:
-    start = f"  {label}  "
-    return textwrap.fill(
-        text,
-        TERMINAL_COLUMNS,
-        initial_indent=start,
-        subsequent_indent=" " * len(start),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _example_command(model: ServedModel | None, address: str, uds: Path | None) -> Iterator[str]:
-    if (
-        model
-        and model.default_version
-        and (golden := model.default_version.version.manifest.golden)
-    ):
-        sample = model.default_version.version.path(golden[0].image)
-        if sample.is_relative_to(Path.cwd()):
-            sample = sample.relative_to(Path.cwd())
-        socket_option = f"--unix-socket {shlex.quote(str(uds))} " if uds else ""
-        yield (
-            f"  try    curl {socket_option}--data-binary @{shlex.quote(str(sample))} "
-            f"{address}/v1/predict"
-        )

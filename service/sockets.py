@@ -40,6 +40,27 @@ def check_can_listen(host: str, port: int) -> None:
         listener.close()
 
 
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Bind a port, 0 for any, without listening: several processes are going to share it.
+
+    Raises:
+        ListenError: The address is in use, or cannot be used.
+    """
+    check_can_listen(host, port)
+    family, address = _addresses(host, port)[0]
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        reserved.bind((address, port))
+    except OSError as error:
+        reserved.close()
+        raise ListenError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --grpc-port "
+            "(SERVICE_GRPC_PORT)"
+        ) from None
+    return reserved
+
+
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of a host that this machine has; on both families for `::`."""
     listeners: list[socket.socket] = []

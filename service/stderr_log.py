@@ -1,16 +1,32 @@
-"""Log to stderr in a thread, so that a reader that stops reading never blocks the service."""
+"""Log to stderr so that a reader that stops reading never blocks the service."""
 
 import logging
 import os
 import select
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 MAX_QUEUED_BYTES: Final = 1024 * 1024
+MAX_WRITE_BYTES: Final = select.PIPE_BUF
+"""Several workers write to one pipe. Up to this size, their writes do not mix (man 7 pipe)."""
 WRITE_INTERVAL_SECONDS: Final = 0.05
 FLUSH_SECONDS: Final = 1.0
+
+
+class DirectStderrHandler(logging.Handler):
+    """Writes each line at once, for a process without threads; drops it if nobody reads."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            descriptor = sys.stderr.fileno()
+            if select.select([], [descriptor], [], 0)[1]:
+                os.write(descriptor, line)
+        except Exception:  # noqa: BLE001  as every handler of logging
+            self.handleError(record)
 
 
 class StderrHandler(logging.Handler):
@@ -65,10 +81,10 @@ class StderrHandler(logging.Handler):
                 self._changed.wait_for(lambda: self._lines)
                 self._changed.wait_for(lambda: self._flushing, WRITE_INTERVAL_SECONDS)
                 lines, self._lines = self._lines, []
-            data = b"".join(lines)
-            self._write(data)
+            for data in _join_lines(lines):
+                self._write(data)
             with self._changed:
-                self._unwritten_bytes -= len(data)
+                self._unwritten_bytes -= sum(map(len, lines))
                 self._changed.notify_all()
                 dropped = 0 if self._lines else self.dropped - reported
             if dropped:
@@ -88,6 +104,17 @@ class StderrHandler(logging.Handler):
                     rest = rest[os.write(self._descriptor, rest) :]
                 except BlockingIOError:
                     select.select([], [self._descriptor], [])
+
+
+def _join_lines(lines: list[bytes]) -> Iterator[bytes]:
+    """Whole lines of together at most `MAX_WRITE_BYTES`, or one longer line."""
+    data = b""
+    for line in lines:
+        if data and len(data) + len(line) > MAX_WRITE_BYTES:
+            yield data
+            data = b""
+        data += line
+    yield data
 
 
 def count_dropped_records() -> int:

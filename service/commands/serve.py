@@ -82,11 +82,19 @@ def serve(context: click.Context, /, **options: Any) -> None:
             raise click.UsageError(
                 f"--create-store: {settings.store} cannot be created: {error.strerror}"
             ) from None
+    _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    """Serve. A wrong setting ends the command with a message, and not with a traceback."""
     from service.protocols.grpc_extra import GrpcMissingError  # noqa: PLC0415  as below
     from service.server import run  # noqa: PLC0415  --help needs no web framework
+    from service.workers.supervisor import WorkersFailedError  # noqa: PLC0415  as above
 
     try:
         run(settings)
+    except WorkersFailedError as error:
+        raise click.ClickException(f"the service has ended: {error}") from None
     except ListenError as error:
         raise _ListenFailure(str(error)) from None
     except GrpcMissingError as error:

@@ -43,7 +43,7 @@ def build_health_router(registry: Registry) -> APIRouter:
         """
         health = describe_health(registry)
         return JSONResponse(
-            health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503
+            health.model_dump(exclude_none=True), status_code=200 if registry.service_ready else 503
         )
 
     return router
@@ -56,7 +56,7 @@ def describe_stopped(registry: Registry) -> str | None:
 
 
 def describe_health(registry: Registry) -> Health:
-    """Whether this replica is ready, and which models do not serve."""
+    """Whether this replica is ready, and which models or workers do not serve."""
     if registry.stopping:
         return Health(status="not ready", reason="the service is shutting down")
     reasons = [stopped] if (stopped := describe_stopped(registry)) else []
@@ -76,6 +76,8 @@ def describe_health(registry: Registry) -> Health:
         ]
     elif not registry.error:
         reasons.append("the models are being loaded")
+    if registry.ready and (others := registry.why_others_are_not_ready()):
+        return Health(status="not ready", reason="; ".join([*reasons, others]))
     if registry.ready:
         return Health(status="ready", reason="; ".join(reasons) or None)
     return Health(status="not ready", reason="; ".join(reasons) or "the store has no model")

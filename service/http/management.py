@@ -1,8 +1,9 @@
 """The routes that load, unload and promote versions. Each needs a key with the scope `manage`."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends
@@ -20,6 +21,7 @@ from service.http.request_body import read_body
 from service.versions.operations import Operations
 from service.versions.registry import Registry
 from service.versions.views import ModelDetail
+from service.workers.exchange import Exchange
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
@@ -70,15 +72,16 @@ class ManagementRequests:
     """What all management routes do: check the key, read the body, run one change at a time.
 
     One instance serves all protocols.
-
-    Attributes:
-        lock: Held while a change runs.
     """
 
-    def __init__(self, keys: ApiKeys, body_timeout_seconds: float) -> None:
+    def __init__(
+        self, keys: ApiKeys, body_timeout_seconds: float, registry: Registry, exchange: Exchange
+    ) -> None:
         self._keys = keys
         self._body_timeout_seconds = body_timeout_seconds
-        self.lock = asyncio.Lock()
+        self._registry = registry
+        self._exchange = exchange
+        self._lock = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="management")
 
     async def authorise(self, request: Request) -> str:
@@ -89,8 +92,19 @@ class ManagementRequests:
         return await read_body(request.receive, MAX_BODY_BYTES, self._body_timeout_seconds)
 
     async def run(self, request: Request, change: Callable[[], Result]) -> Result:
-        async with self.lock:
-            await _check_connected(request)
+        """As `run_alone`, unless the client has disconnected."""
+        return await self.run_alone(change, partial(_check_connected, request))
+
+    async def run_alone(
+        self, change: Callable[[], Result], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Result:
+        """Run a change while no other one runs in any worker of the service.
+
+        It takes effect in all of them before this returns. `check` may raise to prevent it.
+        """
+        async with self._lock, self._exchange.change(self._registry):
+            if check:
+                await check()
             # Not in the pool that parses request bodies: a change may wait for a trial.
             return await asyncio.get_running_loop().run_in_executor(self._executor, change)
 

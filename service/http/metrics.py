@@ -1,9 +1,10 @@
 """Prometheus metrics in base units, and the route that exposes them."""
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated
@@ -151,12 +152,17 @@ class ServiceMetrics(Collector):
         yield from (requests, rejected, images, stages)
 
 
-def build_metrics_router(metrics: ServiceMetrics) -> APIRouter:
+def build_metrics_router(read: Callable[[], Awaitable[Collector]]) -> APIRouter:
+    """Build the route. `read` gives the metrics of the whole service."""
     router = APIRouter(tags=["health"])
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
-    def show_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+    async def show_metrics(
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
+    ) -> Response:
         """Requests by outcome, time by stage, batch sizes, queues and versions by state.
+
+        Counts are the sums over all workers.
 
         In the Prometheus text format, or in OpenMetrics if `Accept` asks for it.
         """
@@ -164,6 +170,7 @@ def build_metrics_router(metrics: ServiceMetrics) -> APIRouter:
             encode, media_type = choose_encoder(accept)
         except (TypeError, ValueError):  # the version in the header is not a number
             encode, media_type = choose_encoder("")
-        return Response(encode(metrics.registry), media_type=media_type)
+        text = await asyncio.to_thread(encode, await read())
+        return Response(text, media_type=media_type)
 
     return router

@@ -10,7 +10,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.http.api_keys import ApiKeys
-from service.http.metrics import SECONDS_BUCKETS, ServiceMetrics
+from service.http.metrics import SECONDS_BUCKETS
+from service.http.service_counts import LiveCounts, ServiceCounts
 from service.prediction.admission import overloaded
 from service.versions.registry import Registry
 
@@ -54,14 +55,14 @@ class CountedResponse(StreamingResponse):
 
 
 def add_live_route(
-    app: FastAPI, registry: Registry, metrics: ServiceMetrics, keys: ApiKeys
+    app: FastAPI, registry: Registry, counts: ServiceCounts, keys: ApiKeys
 ) -> None:
     """Serve `/page/live`. It holds only counts, and needs a key if `/metrics` does."""
     streams = LimitedStreams()
 
     async def events() -> AsyncIterator[bytes]:
         while not registry.stopping:  # or the server would wait for this response at its end
-            yield b"data: " + orjson.dumps(read_counters(registry, metrics)) + b"\n\n"
+            yield b"data: " + orjson.dumps(describe_counts(await counts.live())) + b"\n\n"
             await asyncio.sleep(INTERVAL_SECONDS)
 
     may_read = [Depends(keys.require("metrics"))]
@@ -72,18 +73,12 @@ def add_live_route(
         return CountedResponse(events(), streams)
 
 
-def read_counters(registry: Registry, metrics: ServiceMetrics) -> dict[str, Any]:
-    """Counts since the start of this process; the page shows their differences."""
-    loaded = [each for model in registry.models.values() for each in model.serving.values()]
-    batches, images = 0, 0
-    for each in loaded:
-        for size, count in dict(each.batcher.batch_sizes).items():
-            batches += count
-            images += size * count
+def describe_counts(counts: LiveCounts) -> dict[str, Any]:
+    """Counts since the start of the service; the page shows their differences."""
     return {
-        "outcomes": metrics.outcomes(),
-        "latency": {"bounds": SECONDS_BUCKETS, "counts": metrics.total_seconds_counts()},
-        "batches": batches,
-        "images": images,
-        "waiting": sum(each.batcher.waiting for each in loaded),
+        "outcomes": counts.outcomes,
+        "latency": {"bounds": SECONDS_BUCKETS, "counts": counts.latencies},
+        "batches": counts.batches,
+        "images": counts.images,
+        "waiting": counts.waiting,
     }

@@ -16,8 +16,8 @@ from starlette.types import Scope
 from model_store import __version__
 from service.http.api_keys import ApiKeys
 from service.http.management import ManagementRequests
-from service.http.metrics import ServiceMetrics
 from service.http.path_params import ModelName, VersionNumber
+from service.http.service_counts import ServiceCounts
 from service.http.training_report import read_report
 from service.page.live import add_live_route
 from service.versions.registry import Registry
@@ -47,7 +47,7 @@ class PageFiles(StaticFiles):
 def add_page(
     app: FastAPI,
     registry: Registry,
-    metrics: ServiceMetrics,
+    counts: ServiceCounts,
     keys: ApiKeys,
     management: ManagementRequests,
     *,
@@ -65,7 +65,7 @@ def add_page(
 
         return
     shell = Template(SHELL.read_text(encoding="utf-8"))
-    add_live_route(app, registry, metrics, keys)
+    add_live_route(app, registry, counts, keys)
     _add_report_route(app, registry, keys, management)
     app.mount("/page", PageFiles(directory=STATIC), name="page")
 

@@ -16,8 +16,8 @@ class Duration:
     count: int = 0
     seconds: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.count += 1
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
         self.seconds += seconds
 
 
@@ -56,3 +56,14 @@ class VersionStatistics:
         for stage in STAGES_AFTER_ADMISSION:
             self.stages[stage].add(record.seconds.get(stage, 0.0))
         self.stages["other"].add(max(0.0, total_seconds - sum(record.seconds.values())))
+
+    def add(self, other: "VersionStatistics") -> None:
+        """Add the requests of another worker."""
+        self.images += other.images
+        self.last_request = max(self.last_request, other.last_request)
+        for mine, theirs in (
+            (self.success, other.success),
+            (self.failure, other.failure),
+            *((self.stages[name], duration) for name, duration in other.stages.items()),
+        ):
+            mine.add(theirs.seconds, theirs.count)

@@ -13,11 +13,14 @@ class GrpcMissingError(Exception):
     """The extra `grpc` is not installed."""
 
 
-def build_grpc_server(settings: Settings, **parts: Any) -> "GrpcServer | None":
+def build_grpc_server(
+    settings: Settings, *, shares_port: bool, **parts: Any
+) -> "GrpcServer | None":
     """Build the server, which does not listen yet; None without a port.
 
     Args:
         settings: The settings of the service.
+        shares_port: Whether other workers listen on the same port.
         parts: The other fields of `GrpcParts`.
 
     Raises:
@@ -43,4 +46,5 @@ def build_grpc_server(settings: Settings, **parts: Any) -> "GrpcServer | None":
         settings.host,
         settings.grpc_port,
         settings.max_body_bytes,
+        shares_port=shares_port,
     )

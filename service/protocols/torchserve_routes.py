@@ -32,7 +32,7 @@ def build_torchserve_router(registry: Registry, requests: ManagementRequests) ->
     @router.get("/ping")
     async def ping() -> Response:
         """As TorchServe, 500 if not every model that must serve does."""
-        if registry.ready:
+        if registry.service_ready:
             return JSONResponse({"status": "Healthy"})
         return JSONResponse({"status": "Unhealthy"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
@@ -10,6 +10,8 @@ from service.fetch_targets import parse_fetch_hosts
 from service.key_file import default_key_file
 from service.log_format import LogFormat
 from service.public_address import parse_origins, parse_root_path
+
+MAX_WORKERS: Final = 256
 
 
 def _check_origins(text: str) -> str:
@@ -110,6 +112,13 @@ class NetworkSettings(BaseModel):
             "slower clients get 408.",
         ),
     ] = 30.0
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"],
+        Field(
+            description="Server processes, which share the port, the CPUs and the limits; auto is "
+            "one per CPU of the container. With 1 there is no supervisor. Use 1 with a GPU."
+        ),
+    ] = 1
     drain_delay_seconds: Annotated[
         float,
         Field(

@@ -33,6 +33,7 @@ class LoadFailure:
         retry_seconds: Time until it is worth trying again, 0 for the next reconciliation; None if
             only a promotion, another setting or a new version can help.
         details: For the log.
+        is_logged: Whether another worker of the service has logged it.
     """
 
     reason: str
@@ -40,6 +41,7 @@ class LoadFailure:
     memory_bytes: int | None = None
     retry_seconds: float | None = None
     details: str = ""
+    is_logged: bool = False
 
     @property
     def is_fault_of_host(self) -> bool:

@@ -121,6 +121,8 @@ def _candidate(registry: Registry, version: Version) -> Candidate:
 def _log_failure(
     registry: Registry, name: str, number: int, failure: LoadFailure, error: Exception | None
 ) -> None:
+    if failure.is_logged:
+        return
     known = error is None or isinstance(error, ModelStoreError | OSError)
     reason = failure.details or failure.reason
     line = f"version failed model={name} version={number} reason={reason!r}"

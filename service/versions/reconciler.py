@@ -11,7 +11,7 @@ from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import ModelContents
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
-from service.versions.desired_versions import DesiredVersions
+from service.versions.desired_versions import DesiredVersions, Override
 from service.versions.due import any_due, failure_not_due, waits_for_trials
 from service.versions.load_failure import LoadFailure
 from service.versions.loading import has_passed_trial, load_version, reusable_version
@@ -26,6 +26,17 @@ def reconcile(registry: Registry) -> None:
     """Bring the registry in line with its store; blocks while another change is made."""
     with suppress(NotReadyError), registry.exclusive() as change:  # nothing to do once it is closed
         apply_store(change)
+
+
+def adopt_overrides(registry: Registry, overrides: Mapping[str, Mapping[int, Override]]) -> None:
+    """Do what an operator decided in another process, which may have tried versions again."""
+    with suppress(NotReadyError):
+        registry.set_overrides(overrides)
+        with registry.exclusive() as change:
+            for model in list(registry.models.values()):
+                if model.errors:
+                    change.put(replace(model, desired=None))
+            apply_store(change)
 
 
 def apply_store(change: RegistryChange) -> None:

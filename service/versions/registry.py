@@ -57,6 +57,8 @@ class Registry:
         self.created_at = time.monotonic()
         self.watcher_failed = False
         """Set if the loop that follows the store has ended with an error."""
+        self.why_others_are_not_ready: Callable[[], str | None] = lambda: None
+        """What keeps other workers of the service from being ready; None if nothing does."""
         self._lock = threading.Lock()
         self._state = RegistryState()
         self._stopping = False
@@ -104,6 +106,11 @@ class Registry:
         return [*stopped, *(["the watcher of the model store"] if self.watcher_failed else [])]
 
     @property
+    def service_ready(self) -> bool:
+        """True if this process and all other workers of the service are ready."""
+        return self.ready and self.why_others_are_not_ready() is None
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
@@ -118,6 +125,14 @@ class Registry:
 
     def overrides(self, name: str) -> Mapping[int, Override]:
         return self._state.overrides.get(name, {})
+
+    def all_overrides(self) -> dict[str, dict[int, Override]]:
+        return {name: dict(overrides) for name, overrides in self._state.overrides.items()}
+
+    def set_overrides(self, overrides: Mapping[str, Mapping[int, Override]]) -> None:
+        """Replace what an operator decided. It takes effect at the next reconciliation."""
+        with self.exclusive():
+            self._state.overrides = {name: dict(each) for name, each in overrides.items()}
 
     def states(self, name: str) -> dict[int, NumberedState]:
         """The state of each known version of a model, without access to the store."""

@@ -6,6 +6,7 @@ failures that cost much time or memory, so that a restart does not repeat them.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -103,10 +104,12 @@ class TrialRecords:
 
     Args:
         cache: The host's cache directory. If it cannot be used, a warning is logged once.
+        logs_known_failures: Whether this process is to log the failures that it reads from disk.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, logs_known_failures: bool = True) -> None:
         self._cache = cache
+        self._logs_known_failures = logs_known_failures
         self._records: dict[str, TrialRecord] = {}
         self._problems = LogOnChange(logger)
 
@@ -147,6 +150,9 @@ class TrialRecords:
             self._report(error)
             return None
         mark_used(path)
+        if record.failure and not self._logs_known_failures:
+            failure = replace(record.failure, is_logged=True)
+            return record.model_copy(update={"failure": failure})
         return record
 
     def _report(self, error: OSError) -> None:

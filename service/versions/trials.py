@@ -16,6 +16,7 @@ from service.engine.warm_model import Measurement
 from service.versions.candidate import Candidate
 from service.versions.load_failure import RETRY_SECONDS, LoadFailure, explain
 from service.versions.trial import STOPPED, Trial
+from service.versions.trial_exchange import TrialExchange
 from service.versions.trial_process import TrialRequest, default_memory_limit
 from service.versions.trial_records import TrialLimits, TrialRecord, TrialRecords
 
@@ -58,11 +59,17 @@ class Trials:
         records: Where that is kept.
         timeout_seconds: A trial that takes longer is ended.
         memory_bytes: What a trial may allocate; by default most of what is available.
+        exchange: Keeps several processes from trying the same version.
     """
 
     def __init__(
-        self, records: TrialRecords, timeout_seconds: float, memory_bytes: int | None = None
+        self,
+        records: TrialRecords,
+        timeout_seconds: float,
+        memory_bytes: int | None = None,
+        exchange: TrialExchange | None = None,
     ) -> None:
+        self._exchange = exchange or TrialExchange()
         self.on_end: Callable[[], object] = lambda: None
         self._records = records
         self._limits = TrialLimits(timeout_seconds=timeout_seconds, memory_bytes=memory_bytes)
@@ -137,6 +144,16 @@ class Trials:
         with self._changed:
             self._postponed.pop(candidate.key, None)
 
+    def learn(self, key: str, record: TrialRecord, measurement: Measurement | None) -> None:
+        """Take over how a trial ended in another process, which has logged it."""
+        if record.failure:
+            record = record.model_copy(update={"failure": replace(record.failure, is_logged=True)})
+        with self._changed:
+            self._records.put(key, record)
+            if measurement:
+                self._keep_measurement(key, record, measurement)
+        self.on_end()
+
     def stop(self) -> None:
         """End all trials at once and start no others."""
         with self._changed:
@@ -156,7 +173,7 @@ class Trials:
             return STOPPED
         trial = self._new_trial(candidate)
         try:
-            future = self._executor.submit(self._run, candidate, trial)
+            future = self._executor.submit(self._run, candidate, trial, time.time())
         except RuntimeError as error:  # there is no thread, but it may still be run later
             trial.stop()
             return self.postpone(candidate, explain(error))
@@ -174,23 +191,44 @@ class Trials:
         )
         return Trial(request, self._limits.timeout_seconds)
 
-    def _run(self, candidate: Candidate, trial: Trial) -> None:
-        self._wait_for_turn(trial)
+    def _run(self, candidate: Candidate, trial: Trial, asked_at: float) -> None:
         try:
-            result = trial.run()
+            with self._exchange.turn(candidate.key):
+                self._run_unless_tried(candidate, trial, asked_at)
         except Exception:  # it must not stay on trial
             logger.exception("version trial not completed model=%s", candidate.model)
-            result = LoadFailure("its trial could not be completed", "host")
-        with self._changed:
-            self._running.pop(trial, None)
-            if self._on_trial.get(candidate.key, (None,))[0] is trial:
-                del self._on_trial[candidate.key]
-            recorded = self._remember(candidate, result)
-            self._changed.notify_all()
-        if recorded:
-            self._records.save(candidate.key)
+            failure = LoadFailure("its trial could not be completed", "host")
+            with self._changed:
+                self._end(candidate, trial)
+                self._remember(candidate, failure)
         with suppress(RuntimeError):  # the event loop may have ended
             self.on_end()
+
+    def _run_unless_tried(self, candidate: Candidate, trial: Trial, asked_at: float) -> None:
+        """Run a trial, unless another process has run it since it was asked for."""
+        key = candidate.key
+        record = self._records.get(key)
+        if record and record.ended_at >= asked_at:
+            with self._changed:
+                self._end(candidate, trial)
+            return
+        self._wait_for_turn(trial)
+        result = trial.run()
+        with self._changed:
+            self._end(candidate, trial)
+            recorded = self._remember(candidate, result)
+            record = self._records.get(key)
+        if recorded and record:
+            self._records.save(key)
+            measurement = result if isinstance(result, Measurement) else None
+            self._exchange.publish(key, record, measurement)
+
+    def _end(self, candidate: Candidate, trial: Trial) -> None:
+        """The trial no longer runs. Call it with the lock."""
+        self._running.pop(trial, None)
+        if self._on_trial.get(candidate.key, (None,))[0] is trial:
+            del self._on_trial[candidate.key]
+        self._changed.notify_all()
 
     def _remember(self, candidate: Candidate, result: Measurement | LoadFailure) -> bool:
         """Keep how a trial ended; False if that says nothing about the version."""
@@ -212,10 +250,13 @@ class Trials:
         )
         self._records.put(candidate.key, record)
         if isinstance(result, Measurement):
-            self._measured[candidate.key] = _RecentMeasurement(
-                result, candidate.promotions, time.monotonic()
-            )
+            self._keep_measurement(candidate.key, record, result)
         return True
+
+    def _keep_measurement(self, key: str, record: TrialRecord, measurement: Measurement) -> None:
+        age = max(0.0, time.time() - record.ended_at)
+        ended_at = time.monotonic() - age
+        self._measured[key] = _RecentMeasurement(measurement, record.promotions, ended_at)
 
     def _holds(self, record: TrialRecord, candidate: Candidate) -> bool:
         return record.holds_for(candidate.promotions, self._limits)

@@ -41,6 +41,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "max_queue_delay_seconds": ("0.5", 0.5),
     "deadline_seconds": ("1.5", 1.5),
     "body_timeout_seconds": ("2.5", 2.5),
+    "workers": ("auto", "auto"),
     "drain_delay_seconds": ("1.5", 1.5),
     "shutdown_seconds": ("3", 3),
     "instances": ("4", 4),

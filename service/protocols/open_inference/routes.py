@@ -1,7 +1,7 @@
 """The Open Inference routes besides inference, which `rest_infer` answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
@@ -18,7 +18,7 @@ from service.http.management import (
     parse_management_body,
 )
 from service.http.path_params import ModelName, VersionNumber
-from service.prediction.version_statistics import VersionStatistics
+from service.http.service_counts import ServiceCounts
 from service.protocols.open_inference.metadata import (
     describe_config,
     describe_metadata,
@@ -42,7 +42,6 @@ from service.protocols.open_inference.statistics import describe_statistics, fin
 from service.versions.operations import Operations
 from service.versions.registry import Registry
 
-Statistics = Mapping[tuple[str, int], VersionStatistics]
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = f"{_MODEL}/versions/{{version}}"
 
@@ -80,19 +79,19 @@ _MANAGE_ERRORS: Final = _errors(
 
 
 def build_open_inference_router(
-    registry: Registry, statistics: Statistics, requests: ManagementRequests, keys: ApiKeys
+    registry: Registry, counts: ServiceCounts, requests: ManagementRequests, keys: ApiKeys
 ) -> APIRouter:
     """Build the routes under `/v2`.
 
     Args:
         registry: The models.
-        statistics: The statistics of the versions that were used.
+        counts: What the service has counted.
         requests: The management requests of all protocols.
         keys: The API keys.
     """
     router = APIRouter(tags=["open inference"])
     _add_server_routes(router, registry)
-    _add_model_routes(router, registry, statistics, keys)
+    _add_model_routes(router, registry, counts, keys)
     _add_repository_routes(router, registry, requests)
     return router
 
@@ -121,13 +120,13 @@ def _add_server_routes(router: APIRouter, registry: Registry) -> None:
     )
     async def ready() -> ServerReadiness:
         """200 if every required model serves, and at least one model does."""
-        if not registry.ready:
+        if not registry.service_ready:
             raise NotReadyError(describe_health(registry).reason or "not ready")
         return ServerReadiness(ready=True)
 
 
 def _add_model_routes(
-    router: APIRouter, registry: Registry, statistics: Statistics, keys: ApiKeys
+    router: APIRouter, registry: Registry, counts: ServiceCounts, keys: ApiKeys
 ) -> None:
     async def find_model(model: ModelName) -> LoadedVersion:
         return registry.find(model)
@@ -150,7 +149,7 @@ def _add_model_routes(
         (_MODEL, find_all_of_model),
         (_VERSION, find_only_version),
     ):
-        _add_statistics_route(router, statistics, path, find_versions, keys)
+        _add_statistics_route(router, counts, path, find_versions, keys)
     for path, find in ((_MODEL, find_model), (_VERSION, find_version)):
         _add_description_routes(router, registry, path, find)
 
@@ -186,7 +185,7 @@ def _add_description_routes(
 
 def _add_statistics_route(
     router: APIRouter,
-    statistics: Statistics,
+    counts: ServiceCounts,
     path: str,
     find: Callable[..., Awaitable[list[LoadedVersion]]],
     keys: ApiKeys,
@@ -201,8 +200,9 @@ def _add_statistics_route(
     )
     async def stats(found: Annotated[list[LoadedVersion], Depends(find)]) -> StatisticsAnswer:
         """Counts and cumulative times of each version that serves."""
+        versions = await counts.versions()
         return StatisticsAnswer(
-            model_stats=[describe_statistics(loaded, statistics) for loaded in found]
+            model_stats=[describe_statistics(loaded, versions) for loaded in found]
         )
 
 

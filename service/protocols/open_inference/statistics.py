@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from math import ceil
 
 from service.engine.loaded_version import LoadedVersion
-from service.prediction.version_statistics import Duration, VersionStatistics
+from service.http.service_counts import VersionCounts
+from service.prediction.version_statistics import Duration
 from service.protocols.open_inference.schemas import (
     BatchStatistics,
     InferStatistics,
@@ -26,23 +27,22 @@ def find_served(registry: Registry, name: str | None, version: int | None) -> li
 
 
 def describe_statistics(
-    loaded: LoadedVersion, versions: Mapping[tuple[str, int], VersionStatistics]
+    loaded: LoadedVersion, versions: Mapping[str, VersionCounts]
 ) -> ModelStatistics:
     """The statistics of one version.
 
     Args:
         loaded: The version.
-        versions: The statistics of all versions that were used.
+        versions: The counts of all versions, by model and number.
     """
-    name, number = loaded.version.model, loaded.version.number
-    found = versions.get((name, number)) or VersionStatistics()
-    sizes, seconds = dict(loaded.batcher.batch_sizes), dict(loaded.batcher.batch_seconds)
+    counts = versions.get(str(loaded.version)) or VersionCounts()
+    found = counts.statistics
     return ModelStatistics(
-        name=name,
-        version=str(number),
+        name=loaded.version.model,
+        version=str(loaded.version.number),
         last_inference=ceil(found.last_request * 1e3),
         inference_count=found.images,
-        execution_count=sum(sizes.values()),
+        execution_count=sum(counts.batches.values()),
         inference_stats=InferStatistics(
             success=_duration(found.success),
             fail=_duration(found.failure),
@@ -55,10 +55,10 @@ def describe_statistics(
             BatchStatistics(
                 batch_size=size,
                 compute_infer=StatisticDuration(
-                    count=count, ns=round(seconds.get(size, 0.0) * 1e9)
+                    count=count, ns=round(counts.batch_seconds.get(size, 0.0) * 1e9)
                 ),
             )
-            for size, count in sorted(sizes.items())
+            for size, count in sorted(counts.batches.items())
         ],
     )
 

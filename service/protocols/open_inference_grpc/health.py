@@ -42,6 +42,6 @@ class ReadinessServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  
     def _status(self, service: str) -> Any:
         if service not in _SERVICES:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        if self._registry.ready:
+        if self._registry.service_ready:
             return health_pb2.HealthCheckResponse.SERVING
         return health_pb2.HealthCheckResponse.NOT_SERVING

@@ -25,14 +25,22 @@ logger = logging.getLogger(__name__)
 class GrpcServer:
     """Inference, health and reflection on one port, without TLS."""
 
-    def __init__(self, parts: GrpcParts, host: str, port: int, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        parts: GrpcParts,
+        host: str,
+        port: int,
+        max_message_bytes: int,
+        *,
+        shares_port: bool = False,
+    ) -> None:
         self._parts = parts
         self._address = f"[{host}]" if ":" in host else host
         self.port = port
         """The port; after the start never 0."""
         self._options = (
             ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.so_reuseport", 0),  # otherwise a second server could share the port
+            ("grpc.so_reuseport", int(shares_port)),  # else a second server could share the port
         )
         self._server: grpc.aio.Server | None = None
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from model_store.errors import ImageError
@@ -15,6 +16,7 @@ from service.http.management import ManagementRequests
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import report_error
+from service.http.service_counts import ServiceCounts
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
 from service.protocols.open_inference.errors import error_message
@@ -52,6 +54,7 @@ class GrpcParts:
 
     pipeline: PredictionPipeline
     metrics: ServiceMetrics
+    counts: ServiceCounts
     keys: ApiKeys
     management: ManagementRequests
     max_images: int
@@ -74,7 +77,7 @@ class OpenInferenceServicer:
 
     async def ServerReady(self, _: Any, context: Context) -> pb.ServerReadyResponse:
         del context
-        return pb.ServerReadyResponse(ready=self._registry.ready)
+        return pb.ServerReadyResponse(ready=self._registry.service_ready)
 
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: Context
@@ -107,7 +110,8 @@ class OpenInferenceServicer:
         async with answering(context, "ModelStatistics") as rpc:
             self._parts.keys.check(rpc.headers.get("authorization"), "metrics")
             found = find_served(self._registry, request.name or None, _number(request.version))
-            documents = [describe_statistics(each, self._parts.metrics.versions) for each in found]
+            versions = await self._parts.counts.versions()
+            documents = [describe_statistics(each, versions) for each in found]
             messages = [fill(pb.ModelStatistics(), document) for document in documents]
             return pb.ModelStatisticsResponse(model_stats=messages)
 
@@ -129,8 +133,8 @@ class OpenInferenceServicer:
             self._check_manage(rpc)
             request = parse_message(pb.RepositoryModelLoadRequest(), data)
             check_change(RepositoryChange(parameters=dict(request.parameters)))
-            async with self._parts.management.lock:
-                await asyncio.to_thread(self._operations.load_model, request.model_name)
+            change = partial(self._operations.load_model, request.model_name)
+            await self._parts.management.run_alone(change)
             return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -140,8 +144,8 @@ class OpenInferenceServicer:
             self._check_manage(rpc)
             request = parse_message(pb.RepositoryModelUnloadRequest(), data)
             check_change(RepositoryChange(parameters=dict(request.parameters)))
-            async with self._parts.management.lock:
-                await asyncio.to_thread(self._operations.unload_model, request.model_name)
+            change = partial(self._operations.unload_model, request.model_name)
+            await self._parts.management.run_alone(change)
             return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, data: bytes, context: Context) -> pb.ModelInferResponse:

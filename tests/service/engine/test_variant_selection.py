@@ -23,8 +23,8 @@ from service.engine.variant_selection import (
     load_proven,
     select_variant,
 )
-from service.server import describe_startup
 from service.settings import RequestedPrecision
+from service.startup_text import describe_startup
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 

@@ -27,7 +27,7 @@ from service.errors import NotReadyError
 from service.host.output_tail import MAX_LINES
 from service.http.health import describe_health
 from service.key_changes import add_key
-from service.server import describe_startup
+from service.startup_text import describe_startup
 from service.versions import due, trial, trials
 from service.versions.loading import prove_version, try_version
 from service.versions.reconciler import reconcile
