@@ -178,9 +178,15 @@ def run_workers(settings: Settings, workers: int) -> None:
         for listener in listeners:
             listener.close()
 
-    stop_seconds = settings.drain_delay_seconds + settings.shutdown_seconds + STOP_MARGIN_SECONDS
     gc.freeze()  # a collection would write to objects, which forks then no longer share
-    supervisor = Supervisor(workers, run_worker, stop_listening, retire_counts, stop_seconds)
+    supervisor = Supervisor(
+        workers,
+        run_worker,
+        stop_listening,
+        retire_counts,
+        settings.drain_delay_seconds,
+        settings.shutdown_seconds + STOP_MARGIN_SECONDS,
+    )
     try:
         with suppress(KeyboardInterrupt):
             supervisor.run()

@@ -142,7 +142,10 @@ class Link:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         async for message in read_messages(reader):
-            self._receive(message)
+            try:
+                self._receive(message)
+            except Exception:  # the next messages count all the more
+                logger.exception("message not understood kind=%s", message["kind"])
         if not self._closed:
             logger.error("supervisor ended, so this worker stops")
             self._closed = True

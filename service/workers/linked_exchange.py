@@ -51,8 +51,8 @@ class LinkedTrials(TrialExchange):
 
     def publish(self, key: str, record: TrialRecord, measurement: Measurement | None) -> None:
         value = {
-            "record": record.model_dump(mode="json"),
-            "measurement": measurement and measurement.model_dump(mode="json"),
+            "record": record.model_dump_json(),
+            "measurement": measurement and measurement.model_dump_json(),
         }
         self._link.loop.call_soon_threadsafe(self._link.share, f"{_TRIAL}{key}", value)
 
@@ -153,6 +153,6 @@ def _learn(registry: Registry, key: str, value: Any) -> None:
         measurement = value["measurement"]
         registry.trials.learn(
             key.removeprefix(_TRIAL),
-            TrialRecord.model_validate(value["record"]),
-            Measurement.model_validate(measurement) if measurement else None,
+            TrialRecord.model_validate_json(value["record"]),
+            Measurement.model_validate_json(measurement) if measurement else None,
         )

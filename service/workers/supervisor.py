@@ -56,9 +56,10 @@ class Supervisor:
         workers: How many.
         run_worker: Runs a worker in a new process. Its arguments are the link to the others, and
             whether it replaces a worker of a service that was ready before.
-        stop_listening: Called when the workers are told to stop.
+        stop_listening: Called `drain_delay_seconds` after the workers are told to stop.
         retire_counts: See `Hub`.
-        stop_seconds: Workers that have not stopped after this time are killed.
+        drain_delay_seconds: How long the workers go on to accept connections.
+        stop_seconds: Workers that have not stopped this time after that are killed.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class Supervisor:
         run_worker: Callable[[Link, bool], None],
         stop_listening: Callable[[], None],
         retire_counts: Callable[[Any, Any], Any],
+        drain_delay_seconds: float,
         stop_seconds: float,
     ) -> None:
         self._count = workers
         self._run_worker = run_worker
         self._stop_listening = stop_listening
+        self._drain_delay_seconds = drain_delay_seconds
         self._stop_seconds = stop_seconds
         self._workers: dict[int, Worker] = {}
         self._to_start = list(range(1, workers + 1))
@@ -103,6 +106,7 @@ class Supervisor:
                 self._loop.run_until_complete(self._wait_for_change())
         finally:
             self._kill_all()
+            self._stop_listening()
             for number in _SIGNALS:
                 self._loop.remove_signal_handler(number)
             self._loop.close()
@@ -142,7 +146,8 @@ class Supervisor:
             for worker in self._workers.values():
                 worker.end.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._run_worker(Link(end, number, self._count), self._was_ready)
+            with suppress(KeyboardInterrupt):
+                self._run_worker(Link(end, number, self._count), self._was_ready)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
@@ -184,7 +189,7 @@ class Supervisor:
         if self._stopping:
             return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        logger.error("worker ended worker=%d pid=%d reason=%s", worker.number, worker.pid, how)
+        logger.error("worker ended worker=%d pid=%d reason=%r", worker.number, worker.pid, how)
         if worker.failure and not self._was_ready:
             self._fail(WorkerStartError(*worker.failure))
             return
@@ -211,8 +216,9 @@ class Supervisor:
         """Pass a signal on; the first one also ends the service."""
         if self._signal is None:
             self._signal = number
-            self._stop_listening()
-            self._loop.call_later(self._stop_seconds, self._kill_all)
+            delay = self._drain_delay_seconds
+            self._loop.call_later(delay, self._stop_listening)
+            self._loop.call_later(delay + self._stop_seconds, self._kill_all)
         for worker in self._workers.values():
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, number)
