@@ -10,9 +10,24 @@ from prometheus_client.samples import Sample
 
 Families = list[dict[str, Any]]
 """Metrics as JSON: name, documentation and type, and samples of a name, labels and a value."""
-_LARGEST: Final = {"resident_versions", "process_max_fds"}
-_SMALLEST: Final = {"process_start_time_seconds"}
-_NEVER_FALL: Final = {"counter", "histogram"}
+_LARGEST: Final = {
+    "process_max_fds",
+    "resident_build_info",
+    "resident_key_expiry_timestamp_seconds",
+    "resident_key_last_used_timestamp_seconds",
+    "resident_memory_limit_bytes",
+    "resident_recent_top_score_ratio",
+    "resident_versions",
+}
+_SMALLEST: Final = {
+    "process_start_time_seconds",
+    "resident_live",
+    "resident_ready",
+    "resident_store_readable",
+}
+"""How gauges that say something else than an amount are combined; all others are added."""
+_NEVER_FALL: Final = {"counter", "histogram", "unknown"}
+"""Types of counts. Counts under Triton's names have no type."""
 
 
 def dump_families(registry: CollectorRegistry) -> Families:
@@ -33,10 +48,7 @@ def keep_counters(families: Families) -> Families:
 
 
 def combine_families(parts: Iterable[Families]) -> Families:
-    """Sum the samples of all parts, which keep their order.
-
-    Versions by state are the most that one worker has, and the start is the earliest.
-    """
+    """Sum the samples of all parts, which keep their order."""
     combined: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     headers: dict[str, dict[str, Any]] = {}
     for family in (family for part in parts for family in part):

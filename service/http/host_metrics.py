@@ -37,7 +37,7 @@ class HostCollector(Collector):
         for name, text, value in (
             ("resident_workers", "Processes that answer requests", 1),
             ("resident_live", "1 if GET /health/live is 200, else 0", not registry.stopped_parts),
-            ("resident_ready", "1 if GET /health/ready is 200, else 0", registry.ready),
+            ("resident_ready", "1 if GET /health/ready is 200, else 0", registry.service_ready),
             (
                 "resident_store_readable",
                 "1 if the model store could be read when it was last tried, else 0",

@@ -54,9 +54,7 @@ class CountedResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def add_live_route(
-    app: FastAPI, registry: Registry, counts: ServiceCounts, keys: ApiKeys
-) -> None:
+def add_live_route(app: FastAPI, registry: Registry, counts: ServiceCounts, keys: ApiKeys) -> None:
     """Serve `/page/live`. It holds only counts, and needs a key if `/metrics` does."""
     streams = LimitedStreams()
 
