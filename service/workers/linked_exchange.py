@@ -111,6 +111,7 @@ class LinkedExchange(Exchange):
         return await asyncio.shield(self._counting)
 
     async def _ask_counts(self) -> list[Counts]:
+        self._link.send_counts(self.read_counts())  # whoever reads them must not see fewer later
         with suppress(LinkClosedError):
             return await self._link.ask(COUNTS, None, COUNTS_TIMEOUT_SECONDS)
         return []
