@@ -164,7 +164,7 @@ def metrics_page() -> str:
         "`GET /metrics` answers in Prometheus' text format, or OpenMetrics if asked for.",
         "",
     ]
-    registry: Any = SimpleNamespace(models={}, stopped_parts=[], ready=False, error=None)
+    registry: Any = SimpleNamespace(models={}, stopped_parts=[], service_ready=False, error=None)
     host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
     keys = KeyCollector(list, LastUsed(PAGES))
     metrics = ServiceMetrics(registry, host, keys)

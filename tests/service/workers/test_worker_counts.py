@@ -10,8 +10,8 @@ import httpx
 import pytest
 from colour_model import MODEL
 from operating import eventually
-from server_process import ServerProcess
-from worker_processes import connection_of_each, predict, two_workers, worker_pids
+from server_process import ServerProcess, read_response, request_head
+from worker_processes import RED, connection_of_each, predict, two_workers, worker_pids
 
 from model_store.store import ModelStore
 
@@ -63,12 +63,11 @@ def test_gauges_are_not_multiplied(service: ServerProcess) -> None:
 def test_ids_of_requests_are_unique(service: ServerProcess) -> None:
     """Workers are forks of one process, and still draw different ids."""
     with connection_of_each(service) as connections:
-        for _ in range(20):
-            for connection in connections.values():
-                predict(connection)
-    ids = re.findall(r" id=([0-9a-f]{16}) worker=", service.stderr.text)
-    assert len(ids) >= 40
-    assert len(set(ids)) == len(ids)
+        ids = []
+        for connection in 20 * list(connections.values()):
+            connection.sendall(request_head(Content_Length=len(RED)) + RED)
+            ids.append(read_response(connection).headers["x-request-id"])
+    assert len(set(ids)) == 40
 
 
 def test_each_worker_logs_where_it_comes_from(service: ServerProcess) -> None:
