@@ -23,6 +23,7 @@ from model_store.manifest import (
 )
 from model_store.preprocessing import prepare
 from model_store.provenance import Training
+from model_store.provenance import Metrics
 from model_store.store import ModelStore
 
 MODEL = "colours"
@@ -78,6 +79,7 @@ def publish(
     kind: str = "logits",
     density: Density | None = None,
     training: Training | None = None,
+    metrics: Metrics | None = None,
 ) -> int:
     """Publish a version and return its number.
 
@@ -117,6 +119,7 @@ def publish(
         "density": SealedDensity(file="density.npz") if density else None,
         "proof": proof,
         "training": training,
+        "metrics": metrics,
     }
     return store.publish(
         model, manifest, files | {variant.file: data for variant, data in others.items()}
