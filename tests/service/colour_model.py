@@ -22,8 +22,7 @@ from model_store.manifest import (
     now,
 )
 from model_store.preprocessing import prepare
-from model_store.provenance import Training
-from model_store.provenance import Metrics
+from model_store.provenance import Metrics, Training
 from model_store.store import ModelStore
 
 MODEL = "colours"
