@@ -73,6 +73,8 @@ class ServiceMetrics(Collector):
             VersionStatistics
         )
         """By model and version. Only versions that were leased, so clients cannot invent any."""
+        self.last_errors: dict[str, float] = {}
+        """When a request last failed, in seconds since 1970, by the code of its problem."""
 
     def observe(self, record: RequestRecord, outcome: str) -> None:
         """Count a prediction request that has ended.
@@ -82,6 +84,8 @@ class ServiceMetrics(Collector):
         """
         total = time.monotonic() - record.started
         self._requests[record.model, outcome] += 1
+        if outcome != "ok":
+            self.last_errors[outcome] = time.time()
         if record.rejection:
             self._rejections[record.model, record.rejection] += 1
         if record.model:

@@ -23,9 +23,15 @@ from service.workers.exchange import Counts, Exchange
 
 @dataclass
 class LiveCounts:
-    """For the live view. `latencies` are requests by their total time, per bucket."""
+    """For the live view.
+
+    Attributes:
+        last_errors: When a request last failed, in seconds since 1970, by the code of its problem.
+        latencies: Requests by their total time, per bucket.
+    """
 
     outcomes: dict[str, int]
+    last_errors: dict[str, float]
     latencies: list[int]
     batches: int
     images: int
@@ -34,6 +40,8 @@ class LiveCounts:
     def add(self, other: "LiveCounts") -> None:
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        for code, seconds in other.last_errors.items():
+            self.last_errors[code] = max(seconds, self.last_errors.get(code, 0.0))
         self.latencies = [sum(pair) for pair in zip(self.latencies, other.latencies, strict=True)]
         self.batches += other.batches
         self.images += other.images
@@ -146,6 +154,7 @@ class ServiceCounts:
         batches = [dict(each.batcher.batch_sizes) for each in loaded]
         return LiveCounts(
             self._metrics.outcomes(),
+            dict(self._metrics.last_errors),
             self._metrics.total_seconds_counts(),
             sum(sum(sizes.values()) for sizes in batches),
             sum(size * count for sizes in batches for size, count in sizes.items()),

@@ -75,6 +75,7 @@ def describe_counts(counts: LiveCounts) -> dict[str, Any]:
     """Counts since the start of the service; the page shows their differences."""
     return {
         "outcomes": counts.outcomes,
+        "last_errors": counts.last_errors,
         "latency": {"bounds": SECONDS_BUCKETS, "counts": counts.latencies},
         "batches": counts.batches,
         "images": counts.images,

@@ -1,8 +1,8 @@
 /** Two versions on the same picture, side by side. */
 
 import { predict } from "./api.js";
-import { button, element } from "./dom.js";
-import { renderError, renderResult } from "./result.js";
+import { announce, button, element } from "./dom.js";
+import { renderError, renderResult, sentence } from "./result.js";
 
 const TOP_K = 5;
 
@@ -28,7 +28,7 @@ export class Comparison {
         button("Choose a picture", () => file.click(), { class: "primary" }),
       ),
       file,
-      element("div", { class: "pair", "aria-live": "polite" }, this.answers),
+      element("div", { class: "pair" }, this.answers),
     );
   }
 
@@ -52,7 +52,9 @@ export class Comparison {
       answer.hidden = false;
       const title = element("h3", {}, `${target.model} version ${target.version}`);
       try {
-        answer.replaceChildren(title, ...renderResult(await predict(target, this.#image, { top_k: TOP_K }), target));
+        const result = await predict(target, this.#image, { top_k: TOP_K });
+        answer.replaceChildren(title, ...renderResult(result, target));
+        announce(`${title.textContent}: ${sentence(result)}`);
       } catch (error) {
         answer.replaceChildren(title, renderError(error));
       }

@@ -22,9 +22,10 @@ export function button(text, onclick, properties = {}) {
   return element("button", { type: "button", onclick, ...properties }, text);
 }
 
-/** Speak a text to people who use a screen reader. */
+/** Speak a text to people who use a screen reader, also if it is the same as before. */
 export function announce(text) {
-  document.getElementById("announcer").textContent = text;
+  const announcer = document.getElementById("announcer");
+  announcer.textContent = announcer.textContent === text ? `${text}\u00a0` : text;
 }
 
 /** A share as people read it: 0.973 becomes "97.3 %". Only 0 and 1 are "0 %" and "100 %". */

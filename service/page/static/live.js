@@ -6,7 +6,7 @@ import { element, milliseconds } from "./dom.js";
 const SECONDS = 60; // shown in each plot
 const RETRY_MILLISECONDS = 3000;
 const [WIDTH, HEIGHT] = [300, 60];
-const REJECTED = ["overloaded"];
+const REJECTED = ["overloaded", "rate_limited"]; // codes of the status 429
 const PLOTS = [
   ["Throughput", (now) => now.images, (value) => `${value.toFixed(0)} images/s`],
   ["Median latency", (now) => now.median, milliseconds],
@@ -24,13 +24,21 @@ export class LiveView {
   constructor(section) {
     this.plots = PLOTS.map(([title, read, format]) => new Plot(title, read, format));
     this.status = element("p", { class: "muted", role: "status" }, "Connecting …");
-    this.errors = element("ul", {});
+    this.errors = element("tbody", {});
+    this.noErrors = element("p", { class: "muted" }, "None since the service started.");
+    this.errorTable = element(
+      "table", { class: "errors", hidden: true },
+      element("caption", { class: "visually-hidden" }, "The newest error first"),
+      element("thead", {}, element("tr", {}, ["Last seen", "Code", "Requests"].map((title) =>
+        element("th", { scope: "col" }, title)))),
+      this.errors,
+    );
     section.append(
       element("h1", {}, "Live"),
       this.status,
       element("div", { class: "plots" }, this.plots.map((plot) => plot.box)),
-      element("h2", {}, "Errors since the service started"),
-      this.errors,
+      element("section", { class: "card", "aria-label": "Last errors" },
+        element("h2", {}, "Last errors"), this.noErrors, this.errorTable),
     );
   }
 
@@ -74,11 +82,25 @@ export class LiveView {
       for (const plot of this.plots) plot.show(this.#history);
     }
     this.#last = { ...counters, at };
-    this.status.textContent = `The last ${SECONDS} seconds of this server process`;
-    const failed = Object.entries(counters.outcomes).filter(([outcome]) => outcome !== "ok");
-    this.errors.replaceChildren(...(failed.length
-      ? failed.map(([code, count]) => element("li", {}, element("code", {}, code), `: ${count.toLocaleString("en")}`))
-      : [element("li", {}, "none")]));
+    this.#say(`The last ${SECONDS} seconds`);
+    this.#showErrors(counters);
+  }
+
+  /** Change the text only if it is another one, or a screen reader would repeat it. */
+  #say(text) {
+    if (this.status.textContent !== text) this.status.textContent = text;
+  }
+
+  #showErrors({ outcomes, last_errors: lastErrors }) {
+    const codes = Object.entries(lastErrors).sort(([, first], [, second]) => second - first);
+    this.noErrors.hidden = codes.length > 0;
+    this.errorTable.hidden = codes.length === 0;
+    this.errors.replaceChildren(...codes.map(([code, seconds]) => element(
+      "tr", { "data-code": code },
+      element("td", {}, new Date(seconds * 1000).toLocaleTimeString()),
+      element("th", { scope: "row" }, element("code", {}, code)),
+      element("td", { class: "number" }, (outcomes[code] ?? 0).toLocaleString("en")),
+    )));
   }
 }
 

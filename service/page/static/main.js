@@ -90,8 +90,10 @@ function show() {
     else view.hidden?.();
   }
   for (const link of document.querySelectorAll("#views a")) {
-    if (link.dataset.view === id) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.dataset.view === id) {
+      link.setAttribute("aria-current", "page");
+      document.title = `${link.textContent} – Resident`;
+    } else link.removeAttribute("aria-current");
   }
 }
 

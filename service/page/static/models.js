@@ -2,7 +2,7 @@
 
 import { getJson, manage, openReport } from "./api.js";
 import { Comparison } from "./compare.js";
-import { announce, button, element, percent } from "./dom.js";
+import { announce, button, element, percent, plural } from "./dom.js";
 import { renderError } from "./result.js";
 
 export class ModelsView {
@@ -142,7 +142,7 @@ function renderDetails(found, openReport) {
     ["Digest", found.digest],
     ["Labels", found.class_names.join(", ")],
     found.training && ["Trained", `${found.training.architecture} on ${found.training.data.name}, ` +
-      `${found.training.epochs} epochs, seed ${found.training.seed}, run ${found.training.run_id}`],
+      `${plural(found.training.epochs, "epoch")}, seed ${found.training.seed}, run ${found.training.run_id}`],
     found.training && ["Repeat it", found.training.command],
     found.imported && ["Imported from", `${found.imported.name} (${found.imported.kind})`],
     found.derived_from && ["Derived from", `${found.derived_from.model} version ${found.derived_from.version ?? "?"}`],

@@ -33,7 +33,7 @@ export class TryView {
     this.board = new DrawingBoard((image) => this.classify(image, null));
     this.drawButton = button("Draw", () => this.#toggleBoard(), { "aria-expanded": "false" });
     this.coverage = element("fieldset", { class: "coverage", hidden: true });
-    this.answer = element("div", { class: "answer", role: "region", "aria-label": "Answer", "aria-live": "polite" });
+    this.answer = element("div", { class: "answer", role: "region", "aria-label": "Answer" });
     this.batchBox = element("div", { class: "batch card", hidden: true });
     const zone = element(
       "div",
@@ -177,6 +177,7 @@ export class TryView {
 
   #showWaiting(request) {
     if (request !== this.#request || request.signal.aborted) return;
+    announce("The model is thinking.");
     this.answer.replaceChildren(
       element("p", { class: "large" }, "The model is thinking …"),
       element("progress", { "aria-label": "Waiting for the answer" }),

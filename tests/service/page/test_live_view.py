@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import httpx
-from browser_page import violations
+from browser_page import violations, visiting
 from colour_model import plain
 from server_process import PATIENCE_SECONDS, running
 
@@ -13,7 +13,7 @@ from model_store.store import ModelStore
 from service.page.live import MAX_STREAMS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 
 def read_event(client: httpx.Client) -> dict[str, object]:
@@ -34,6 +34,10 @@ def test_stream_counts_requests_and_batches(colour_store: ModelStore) -> None:
         after = read_event(client)
         assert after["outcomes"] == {"ok": 1, "not_an_image": 1}
         assert (after["images"], after["batches"], after["waiting"]) == (1, 1, 0)
+        client.post("/v1/predict", content=b"")
+        errors = read_event(client)["last_errors"]
+        assert isinstance(errors, dict)
+        assert sorted(errors, key=errors.__getitem__) == ["not_an_image", "empty_body"]
         latency = after["latency"]
         assert isinstance(latency, dict)
         assert sum(latency["counts"]) == 2
@@ -68,6 +72,26 @@ def test_number_of_streams_is_limited(client: httpx.Client) -> None:
             if response.status_code == 200:
                 break
         assert response.status_code == 429
+
+
+def test_last_errors_are_listed_by_code_with_the_newest_first(
+    browser: "Browser", colour_store: ModelStore
+) -> None:
+    with (
+        running("--store", colour_store.root, "--no-builtin") as server,
+        server.announced().client() as client,
+        visiting(browser, server.announced().address) as page,
+    ):
+        page.click("a[data-view=live]")
+        page.get_by_text("None since the service started.").wait_for()
+        for content in (b"no image", b"", b"no image", b"no image"):
+            client.post("/v1/predict", content=content)
+        rows = page.get_by_role("region", name="Last errors").get_by_role("row")
+        rows.filter(has_text="not_an_image").get_by_text("3", exact=True).wait_for()
+        codes = [row.get_attribute("data-code") for row in rows.all()[1:]]
+        assert codes == ["not_an_image", "empty_body"]
+        client.post("/v1/predict", content=b"")
+        rows.nth(1).get_by_text("empty_body").wait_for()
 
 
 def test_plots_move(page: "Page") -> None:

@@ -98,14 +98,6 @@ def test_code_names_this_host_and_model(page: "Page", builtin_server: ServerProc
     assert violations(page) == []
 
 
-def test_views_fit_on_a_phone(page: "Page") -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
-    for view, content in (("models", "article"), ("code", ".sample")):
-        page.click(f"a[data-view={view}]")
-        page.locator(content).first.wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-
 def test_built_in_models_cannot_be_promoted(page: "Page") -> None:
     """They have no aliases, so the page does not offer what the service would refuse."""
     page.click("a[data-view=models]")
