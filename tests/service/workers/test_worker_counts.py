@@ -38,6 +38,8 @@ def test_every_worker_answers_with_the_sums_of_all(service: ServerProcess) -> No
         before = metric(service, OK)
         for connection in connections.values():
             assert [predict(connection) for _ in range(3)] == [200] * 3
+        connections[2].sendall(request_head(Content_Length=1) + b"x")
+        assert read_response(connections[2]).status_code == 400
     for _ in range(6):  # both workers are asked
         assert metric(service, OK) == before + 6
         with service.client() as client:
@@ -46,7 +48,8 @@ def test_every_worker_answers_with_the_sums_of_all(service: ServerProcess) -> No
             with client.stream("GET", "/page/live") as response:
                 event = json.loads(next(response.iter_lines()).removeprefix("data: "))
             assert event["outcomes"]["ok"] == before + 6
-            assert sum(event["latency"]["counts"]) == before + 6
+            assert set(event["last_errors"]) == {"not_an_image"}
+            assert sum(event["latency"]["counts"]) == before + 7
 
 
 def test_gauges_are_not_multiplied(service: ServerProcess) -> None:
