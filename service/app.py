@@ -33,6 +33,7 @@ from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.http.request_body import BodyLimits
 from service.http.service_counts import ServiceCounts
+from service.http.shared_rate_limit import SharedRateLimit
 from service.http.training_report import build_report_router
 from service.http.triton_metrics import TritonCollector
 from service.memory_plan import MemoryPlan
@@ -101,7 +102,7 @@ def create_app(
         plan.decode_bytes,
         parse_formats(settings.formats),
     )
-    keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
+    keys = _read_keys(settings, worker)
     uploads = UploadBudget(plan.upload_bytes)
     metrics = ServiceMetrics(
         registry,
@@ -140,6 +141,14 @@ def create_app(
     if settings.torchserve_api:
         dialects.append(TorchServeApi(limits))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
+
+
+def _read_keys(settings: Settings, worker: WorkerPart) -> ApiKeys:
+    required = "keys" in settings.model_fields_set
+    if worker.buckets is None:
+        return ApiKeys(settings.keys, required=required)
+    new_limit = partial(SharedRateLimit, worker.buckets)
+    return ApiKeys(settings.keys, required=required, new_limit=new_limit)
 
 
 def _build_fetcher(settings: Settings) -> ImageFetcher | None:

@@ -31,6 +31,7 @@ from service.startup_text import describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.versions.registry import Registry
 from service.workers.link import Link, WorkerPart
+from service.workers.shared_buckets import SharedBuckets
 from service.workers.shares import count_workers
 from service.workers.supervisor import Supervisor, WorkerStartError
 
@@ -163,10 +164,12 @@ def run_workers(settings: Settings, workers: int) -> None:
         reserved = reserve_port(settings.host, settings.grpc_port)
         settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
 
+    buckets = SharedBuckets()
+
     def run_worker(link: Link, replaces_another: bool) -> None:  # noqa: FBT001  as it is called
         configure_logging(settings, StderrHandler(), link.number)
         try:
-            server = build_server(settings, WorkerPart(link, replaces_another))
+            server = build_server(settings, WorkerPart(link, replaces_another, buckets))
         except START_ERRORS as error:
             link.report_failure(error)
             raise
@@ -179,6 +182,7 @@ def run_workers(settings: Settings, workers: int) -> None:
             listener.close()
 
     gc.freeze()  # a collection would write to objects, which forks then no longer share
+    gc.enable()
     supervisor = Supervisor(
         workers,
         run_worker,

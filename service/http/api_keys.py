@@ -37,18 +37,26 @@ class ApiKeys:
     editor neither opens the service to everyone nor locks everyone out.
     """
 
-    def __init__(self, path: Path, *, required: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        required: bool = False,
+        new_limit: Callable[[float, str], RateLimit] = lambda rate, _: RateLimit(rate),
+    ) -> None:
         """Read the file.
 
         Args:
             path: The file. If it is missing, everyone may predict.
             required: Whether the file must exist.
+            new_limit: Creates the limit of a key, given its requests per second and its name.
 
         Raises:
             ApiKeysError: The file cannot be read, or it is required and missing.
         """
         self._path = path
         self._limits: dict[str, RateLimit] = {}
+        self._new_limit = new_limit
         self.last_used = LastUsed(last_used_directory(path))
         self._problems = LogOnChange(logger)
         self._stamp = _file_stamp(path)
@@ -154,7 +162,7 @@ class ApiKeys:
         limit = self._limits.get(key.name)
         if limit and limit.requests_per_second == requests_per_second:
             return limit
-        return RateLimit(requests_per_second)
+        return self._new_limit(requests_per_second, key.name)
 
     def _reload_if_changed(self) -> None:
         if self._checked_in_this_iteration:

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from service.workers.messages import Message, encode_message, open_stream, read_messages, send
+from service.workers.shared_buckets import SharedBuckets
 
 Answer = Callable[[Any], Awaitable[Any]]
 logger = logging.getLogger(__name__)
@@ -28,10 +29,12 @@ class WorkerPart:
     Attributes:
         link: To the others.
         replaces_another: Whether others serve already. It then listens once its models are loaded.
+        buckets: The state of rate limits, shared with the others.
     """
 
     link: "Link | None" = None
     replaces_another: bool = False
+    buckets: SharedBuckets | None = None
 
     @property
     def logs_address(self) -> bool:

@@ -124,7 +124,11 @@ class LinkedExchange(Exchange):
 
     async def _publish_state(self, registry: Registry) -> None:
         while True:
-            state = {"ready": registry.ready, "loaded": not registry.starting}
+            state = {
+                "ready": registry.ready,
+                "loaded": not registry.starting,
+                "stopped": registry.stopped_parts,
+            }
             if state != self._link.states.get(self._link.number):
                 self._link.set_state(**state)
                 self._announce_once()

@@ -39,13 +39,24 @@ class WorkerStartError(Exception):
 
 @dataclass(eq=False)
 class Worker:
-    """A process. `ready` is whether it has loaded its models, `failure` why it cannot start."""
+    """A process.
+
+    Attributes:
+        number: From 1.
+        pid: Its process.
+        end: The supervisor's end of its link.
+        serving: Passes its messages on, until it has ended.
+        ready: Whether it has loaded its models.
+        is_broken: Whether a part of it has ended, so that it is replaced.
+        failure: Why it cannot start.
+    """
 
     number: int
     pid: int
     end: socket.socket
     serving: asyncio.Task[None]
     ready: bool = False
+    is_broken: bool = False
     failure: tuple[str, str] | None = None
 
 
@@ -164,6 +175,12 @@ class Supervisor:
             return
         if "failure" in state:
             worker.failure = state["failure"], state["text"]
+        if state.get("stopped") and not worker.is_broken:
+            worker.is_broken = True
+            parts = ", ".join(state["stopped"])
+            logger.error("worker stops, as a part of it has ended worker=%d part=%r", number, parts)
+            os.kill(worker.pid, signal.SIGTERM)
+            self._loop.call_later(self._stop_seconds, self._kill, worker)
         if state.get("loaded") and not worker.ready:
             worker.ready = True
             self._crashes = 0
@@ -226,6 +243,10 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for worker in self._workers.values():
+            self._kill(worker)
+
+    def _kill(self, worker: Worker) -> None:
+        if self._workers.get(worker.number) is worker:
             logger.error("worker killed, because it did not stop worker=%d", worker.number)
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)

@@ -35,10 +35,10 @@ def predict(connection: socket.socket, **headers: object) -> int:
     return read_response(connection).status_code
 
 
-def worker_of(server: ServerProcess, connection: socket.socket) -> int:
+def worker_of(server: ServerProcess, connection: socket.socket, **headers: object) -> int:
     """The worker that has this connection, by the log line of a request."""
     request_id = f"who-{next(_ids)}"
-    assert predict(connection, X_Request_Id=request_id) == 200
+    assert predict(connection, X_Request_Id=request_id, **headers) == 200
     line = server.stderr.wait_for(rf"id={request_id} worker=(\d+)$")
     assert line
     return int(line[1])
@@ -46,16 +46,16 @@ def worker_of(server: ServerProcess, connection: socket.socket) -> int:
 
 @contextmanager
 def connection_of_each(
-    server: ServerProcess, workers: int = 2
+    server: ServerProcess, **headers: object
 ) -> Iterator[dict[int, socket.socket]]:
-    """An open connection to each worker, by number."""
+    """An open connection to each of two workers, by number."""
     with ExitStack() as stack:
         found: dict[int, socket.socket] = {}
 
         def connect() -> int:
             connection = stack.enter_context(server.connect())
-            found.setdefault(worker_of(server, connection), connection)
+            found.setdefault(worker_of(server, connection, **headers), connection)
             return len(found)
 
-        eventually(connect, workers)
+        eventually(connect, 2)
         yield found
