@@ -111,15 +111,24 @@ def model_page(title: str, intro: str, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document with all routes, also those that are off by default."""
+    return create_app(Settings(torchserve_api=True)).api.openapi()
+
+
 def http_page() -> str:
     """Every route with its parameters and statuses, and every error code."""
-    document = create_app(Settings()).api.openapi()
+    document = openapi_document()
     lines = [
         "# HTTP",
+        "",
+        "The routes of TorchServe are off unless `SERVICE_TORCHSERVE_API` is set.",
+        "[openapi.json](openapi.json) is the OpenAPI document, which `/openapi.json` serves.",
         "",
         "Answers are JSON, or CSV and lines of JSON where a route offers them.",
         "Errors are problem details (RFC 9457, `application/problem+json`).",
         "Match on their stable `code`, not on the text. `GET /docs` shows them in the browser.",
+        "The [error codes](#error-codes) are at the end of this page.",
         "",
     ]
     for path, methods in document["paths"].items():
@@ -139,7 +148,7 @@ def http_page() -> str:
                 lines += ["Body: " + ", ".join(f"`{kind}`" for kind in body) + ".", ""]
             lines += ["| status | meaning |", "|---|---|"]
             lines += [
-                f"| {status} | {one_line(answer.get('description', ''))} |"
+                f"| {status} | {meaning_of(answer)} |"
                 for status, answer in sorted(route["responses"].items())
             ]
             lines.append("")
@@ -154,6 +163,14 @@ def http_page() -> str:
             lines += [f"### {name}", "", one_line(schema.get("description", "")), ""]
             lines += schema_fields(schema)
     return "\n".join(lines)
+
+
+def meaning_of(answer: dict[str, Any]) -> str:
+    """The error codes of a response, whose meaning is below, or its description."""
+    for content in answer.get("content", {}).values():
+        if codes := content.get("examples"):
+            return ", ".join(f"`{code}`" for code in codes)
+    return one_line(answer.get("description", ""))
 
 
 def metrics_page() -> str:
@@ -250,6 +267,7 @@ def main() -> int:
     """Write or check the files."""
     check, stale = "--check" in sys.argv[1:], []
     files = {PAGES / name: f"{HEADER}{body.rstrip()}\n" for name, body in pages().items()}
+    files[PAGES / "openapi.json"] = json.dumps(openapi_document(), indent=1) + "\n"
     for path, text in (files | files_with_settings()).items():
         if not path.exists() or path.read_text() != text:
             stale.append(path.name)

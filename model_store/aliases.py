@@ -31,10 +31,11 @@ from model_store.files import (
     write_durably,
 )
 from model_store.manifest import now
-from model_store.names import check_name, is_name
+from model_store.names import check_name
 from model_store.validation import FrozenModel
 
 DIRECTORY_NAME = "aliases"
+ALIAS_PATTERN = r"[A-Za-z][A-Za-z0-9._-]{0,127}"
 PRODUCTION = "production"
 MAX_EVENT_BYTES = 64 * 1024
 DRAFT_PREFIX = ".draft-"
@@ -265,7 +266,7 @@ def rollback_history(history: Sequence[AliasEvent]) -> list[int]:
 
 def is_alias_name(name: str) -> bool:
     """Whether `name` is a valid alias: a name that begins with a letter, unlike a version."""
-    return name[:1].isalpha() and is_name(name)
+    return re.fullmatch(ALIAS_PATTERN, name, re.ASCII) is not None
 
 
 def check_alias_name(name: str) -> None:

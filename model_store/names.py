@@ -9,6 +9,7 @@ from model_store.errors import InvalidNameError
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 VERSION_PATTERN: Final = r"[1-9][0-9]{0,17}"
+MAX_VERSION: Final = 10**18 - 1
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
 

@@ -33,6 +33,11 @@ FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
+def to_whole_number(value: object) -> object:
+    """An integer for a number without a fraction: in JSON Schema, 1.0 is an integer too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class FrozenModel(pydantic.BaseModel):
     """Base of the documents that the project writes: immutable, strict, without unknown fields."""
 

@@ -288,6 +288,6 @@ def _build_api(
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
     add_page(api, registry, counts, keys, management, enabled=settings.page)
-    add_documentation(api)
+    add_documentation(api, registry, settings)
     add_error_handlers(api, error_replies)
     return api

@@ -13,22 +13,20 @@ from model_store.image_header import sniff
 from model_store.version import MAX_GOLDEN_IMAGE_BYTES
 from service.errors import NotFoundError, NotReadyError
 from service.http.api_keys import ApiKeys
+from service.http.error_responses import (
+    KEY_ERRORS,
+    SERVING_ERRORS,
+    describe_errors,
+)
 from service.http.path_params import ModelName, VersionNumber
-from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.versions.registry import Registry
 
-_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"content": _PROBLEM, "description": description}
-    for status, description in {
-        400: "An invalid version or index",
-        401: "A key is required, and none or an unknown one was sent",
-        403: "A key is required, and this one lacks the scope `predict`",
-        404: "No such model, version or image is served",
-        429: "The key sent too many requests; `Retry-After` says when to retry",
-        503: "The model has no version that serves yet, or the image cannot be read",
-    }.items()
+_ERRORS: Final = (*KEY_ERRORS, *SERVING_ERRORS)
+_IMAGE: Final[dict[str, Any]] = {
+    "description": "The encoded image",
+    "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
 }
+_FIRST: Final[dict[str, Any]] = {"example": 0}
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -66,11 +64,12 @@ def build_example_router(registry: Registry, keys: ApiKeys) -> APIRouter:
     router = APIRouter(
         prefix="/v1/models/{model}/versions/{version}/examples",
         tags=["models"],
-        responses=_RESPONSES,
         dependencies=[Depends(authorise)],
     )
 
-    @router.get("", summary="List the example images of a version")
+    @router.get(
+        "", summary="List the example images of a version", responses=describe_errors(*_ERRORS)
+    )
     async def list_examples(model: ModelName, version: VersionNumber) -> ExampleList:
         """The images of the version's golden proof, which must serve."""
         manifest = registry.find(model, version).version.manifest
@@ -88,11 +87,21 @@ def build_example_router(registry: Registry, keys: ApiKeys) -> APIRouter:
             ],
         )
 
-    @router.get("/{index}", summary="Show an example image", response_class=Response)
+    @router.get(
+        "/{index}",
+        summary="Show an example image",
+        response_class=Response,
+        responses={200: _IMAGE, **describe_errors(*_ERRORS, "example_not_found")},
+    )
     def show_example(
         model: ModelName,
         version: VersionNumber,
-        index: Annotated[int, PathParam(ge=0, description="Index of the image, from 0.")],
+        index: Annotated[
+            int,
+            PathParam(
+                ge=0, description="Index of the image, from 0.", json_schema_extra={"example": 0}
+            ),
+        ],
     ) -> Response:
         """The encoded image, as the version holds it."""
         with registry.lease(model, version) as loaded:

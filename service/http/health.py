@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from service.http.error_responses import describe_errors
 from service.http.schemas import Health
 from service.versions.registry import Registry
 
@@ -15,7 +16,10 @@ def build_health_router(registry: Registry) -> APIRouter:
         summary="Is the process up?",
         response_model=Health,
         response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "Restart it; `reason` says why"}},
+        responses={
+            **describe_errors(),
+            503: {"model": Health, "description": "Restart it; `reason` says why"},
+        },
     )
     async def live() -> Response:
         """200 while the process works; 503 if a thread of it has ended unexpectedly.
@@ -34,7 +38,10 @@ def build_health_router(registry: Registry) -> APIRouter:
         summary="May traffic be sent here?",
         response_model=Health,
         response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "Not ready; `reason` says why"}},
+        responses={
+            **describe_errors(),
+            503: {"model": Health, "description": "Not ready; `reason` says why"},
+        },
     )
     async def ready() -> Response:
         """200 if every required model serves, at least one model does, and the process is live.

@@ -8,15 +8,16 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from model_store.validation import describe_validation_error
+from model_store.names import MAX_VERSION
+from model_store.validation import describe_validation_error, to_whole_number
 from service.errors import BadRequestError, ClientDisconnectedError
 from service.http.api_keys import ApiKeys
+from service.http.error_responses import BODY_ERRORS, MANAGE_KEY_ERRORS, describe_errors
 from service.http.json_body import BYTE_ORDER_MARK
 from service.http.path_params import AliasName, ModelName, VersionNumber
-from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.request_body import read_body
 from service.versions.operations import Operations
 from service.versions.registry import Registry
@@ -27,28 +28,22 @@ Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 MAX_BODY_BYTES: Final = 16 * 1024
 BEARER: Final = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
-_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-# References: FastAPI would take 15 ms at startup to build a model for each response.
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"content": _PROBLEM, "description": description}
-    for status, description in {
-        400: "An invalid name, version or body",
-        401: "No key, or an unknown one",
-        403: "The key lacks the scope `manage`, or no key with that scope exists yet",
-        404: "No such model or version in the store",
-        408: "The body arrived too slowly",
-        409: "The version fails its proof or is the last one, or the alias cannot move; see `code`",
-        413: "The body is too large",
-        429: "The key sent too many requests; `Retry-After` says when to retry",
-        503: "The store or the version cannot be read",
-    }.items()
-}
+CHANGE_ERRORS: Final = (
+    *MANAGE_KEY_ERRORS,
+    *BODY_ERRORS,
+    *("invalid_parameter", "model_not_found", "version_not_found", "not_ready"),
+)
+"""Of every operation that changes what is served."""
+MOVE_ERRORS: Final = ("malformed_json", "version_failed", "alias_not_moved", "store_read_only")
+"""Of those that move an alias."""
 
 
 class Reason(BaseModel):
     """The optional body of a promotion or a rollback."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"why": "fewer errors"}}
+    )
 
     why: Annotated[str, Field(max_length=1000, description="Kept in the history of the alias.")] = (
         ""
@@ -58,7 +53,13 @@ class Reason(BaseModel):
 class AliasMove(Reason):
     """The body of an alias move."""
 
-    version: Annotated[int, Field(ge=1, strict=True)]
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"version": 1, "why": "fewer errors"}}
+    )
+
+    version: Annotated[
+        int, Field(ge=1, le=MAX_VERSION, strict=True), BeforeValidator(to_whole_number)
+    ]
 
 
 def describe_body(body: type[BaseModel]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class ManagementRequests:
 def build_management_router(registry: Registry, requests: ManagementRequests) -> APIRouter:
     """Build the management routes. Changes run one at a time."""
     operations = Operations(registry)
-    router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[Depends(BEARER)])
+    router = APIRouter(tags=["management"], dependencies=[Depends(BEARER)])
     _add_version_routes(router, operations, requests)
     _add_alias_routes(router, operations, requests)
     return router
@@ -123,7 +124,11 @@ def _add_version_routes(
 ) -> None:
     """The routes that change what this replica serves."""
 
-    @router.post("/v1/models/{model}/versions/{version}/load", summary="Load a version")
+    @router.post(
+        "/v1/models/{model}/versions/{version}/load",
+        summary="Load a version",
+        responses=describe_errors(*CHANGE_ERRORS, "version_failed"),
+    )
     async def load(
         _: Annotated[str, Depends(requests.authorise)],
         request: Request,
@@ -137,7 +142,11 @@ def _add_version_routes(
         await requests.read(request)
         return await requests.run(request, lambda: operations.load(model, version))
 
-    @router.post("/v1/models/{model}/versions/{version}/unload", summary="Unload a version")
+    @router.post(
+        "/v1/models/{model}/versions/{version}/unload",
+        summary="Unload a version",
+        responses=describe_errors(*CHANGE_ERRORS, "last_version", "not_unloaded"),
+    )
     async def unload(
         _: Annotated[str, Depends(requests.authorise)],
         request: Request,
@@ -151,7 +160,11 @@ def _add_version_routes(
         await requests.read(request)
         return await requests.run(request, lambda: operations.unload(model, version))
 
-    @router.delete("/v1/models/{model}/versions/{version}/hold", summary="Release a version")
+    @router.delete(
+        "/v1/models/{model}/versions/{version}/hold",
+        summary="Release a version",
+        responses=describe_errors(*CHANGE_ERRORS, "last_version"),
+    )
     async def release(
         _: Annotated[str, Depends(requests.authorise)],
         request: Request,
@@ -171,6 +184,7 @@ def _add_alias_routes(
     @router.post(
         "/v1/models/{model}/versions/{version}/promote",
         summary="Promote a version",
+        responses=describe_errors(*CHANGE_ERRORS, *MOVE_ERRORS),
         openapi_extra=describe_body(Reason),
     )
     async def promote(
@@ -189,6 +203,7 @@ def _add_alias_routes(
     @router.post(
         "/v1/models/{model}/rollback",
         summary="Undo the newest promotion",
+        responses=describe_errors(*CHANGE_ERRORS, *MOVE_ERRORS),
         openapi_extra=describe_body(Reason),
     )
     async def roll_back(
@@ -204,6 +219,7 @@ def _add_alias_routes(
     @router.put(
         "/v1/models/{model}/aliases/{alias}",
         summary="Move an alias",
+        responses=describe_errors(*CHANGE_ERRORS, *MOVE_ERRORS),
         openapi_extra=describe_body(AliasMove),
     )
     async def move_alias(

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse, Response
 
 from service.errors import RejectionReason
+from service.http.error_responses import KEY_ERRORS, describe_errors
 from service.http.model_metrics import ModelCollector
 from service.prediction.request import RequestRecord
 from service.prediction.version_statistics import VersionStatistics
@@ -160,7 +161,12 @@ def build_metrics_router(read: Callable[[], Awaitable[Collector]]) -> APIRouter:
     """Build the route. `read` gives the metrics of the whole service."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=PlainTextResponse,
+        responses=describe_errors(*KEY_ERRORS),
+    )
     async def show_metrics(
         accept: Annotated[str, Header(include_in_schema=False)] = "",
     ) -> Response:

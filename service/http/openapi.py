@@ -1,6 +1,6 @@
 """The OpenAPI document, and `/docs` with the Swagger UI in `service/static`."""
 
-import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,25 +8,26 @@ from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from service.http.answer_headers import RESPONSE_HEADERS
-from service.http.path_params import ModelName, VersionNumber
+from model_store.aliases import PRODUCTION
+from model_store.store import BUILTIN_DEFAULT_MODEL
+from service.http.error_responses import describe_errors
+from service.http.openapi_operation import BINARY, DialectOperation, describe_parameter
 from service.http.predict_routes import (
     BINARY_MEDIA_TYPE,
+    EMBED_ERRORS,
     EMBEDDING_DIMS_HEADER,
-    ERROR_RESPONSES,
+    PREDICT_ERRORS,
     ROUTES,
-    Operation,
     PredictRoute,
 )
-from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.query_params import EmbedParams, QueryParams
-from service.http.request_body import BODY_SCHEMAS
+from service.http.request_body import BODY_SCHEMAS, FIELD
 from service.http.response_formats import CSV, JSON, LINES
 from service.http.schemas import EmbedResponse, PredictResponse, Problem
 from service.protocols.open_inference.openapi import INFER_SCHEMAS, describe_infer_routes
@@ -34,16 +35,19 @@ from service.protocols.tensorflow_serving_openapi import (
     INSTANCES_SCHEMAS,
     describe_instances_routes,
 )
+from service.protocols.torchserve_openapi import TORCHSERVE_SCHEMAS, describe_prediction_routes
+from service.settings import Settings
+from service.versions.registry import Registry
 
 STATIC: Final = Path(__file__).parents[1] / "static"
-_PATH_PARAMS: Final[dict[str, Any]] = {"model": ModelName, "version": VersionNumber}
 _REFERENCE: Final = "#/components/schemas/{model}"
-_PROBLEM: Final = {"$ref": _REFERENCE.format(model=Problem.__name__)}
+_IMAGE_LISTS: Final = {"JsonBody": "images", "InstancesBody": "instances"}
+"""Bodies with at most `max_images` images, and the fields that have them."""
 
 
-def add_documentation(app: FastAPI) -> None:
+def add_documentation(app: FastAPI, registry: Registry, settings: Settings) -> None:
     """Serve `/docs`, its static files, and the document with the prediction routes."""
-    app.openapi = lambda: _build_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: _build_document(app, registry, settings)  # type: ignore[method-assign]  # FastAPI's documented way
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/docs", include_in_schema=False)
@@ -60,7 +64,7 @@ def add_documentation(app: FastAPI) -> None:
         )
 
 
-def _build_document(app: FastAPI) -> dict[str, Any]:
+def _build_document(app: FastAPI, registry: Registry, settings: Settings) -> dict[str, Any]:
     """Add the prediction routes to FastAPI's document.
 
     FastAPI's 422 responses are removed, because an invalid parameter gets 400 here.
@@ -72,22 +76,60 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
-                for response in operation["responses"].values():
-                    content = response.get("content", {})
-                    if content.get("application/json", {}).get("schema") == _PROBLEM:
-                        content[PROBLEM_MEDIA_TYPE] = content.pop("application/json")
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         references, definitions = _describe_models()
+        for name, images in _IMAGE_LISTS.items():
+            definitions[name]["properties"][images]["maxItems"] = settings.max_images
         document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
-        operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
-        operations |= describe_infer_routes(references, _describe_path)
-        operations |= describe_instances_routes(references, _describe_path)
-        document["paths"] = {**operations, **document["paths"]}
+        body = _describe_body(references, settings.max_images)
+        operations = [_describe_route(route, references, body) for route in ROUTES]
+        operations += describe_infer_routes(references)
+        operations += describe_instances_routes(references)
+        if settings.torchserve_api:
+            operations += describe_prediction_routes(body)
+        paths: dict[str, Any] = {}
+        for each in operations:
+            paths.setdefault(each.path, {})[each.method] = each.describe()
+        document["paths"] = {**paths, **document["paths"]}
+        _share_examples(document)
         # None is left out, as FastAPI does: optional fields would get the default null.
         app.openapi_schema = jsonable_encoder(document, exclude_none=True)
+    _add_path_examples(app.openapi_schema, registry)
     return app.openapi_schema
+
+
+def _share_examples(document: dict[str, Any]) -> None:
+    """Move the examples of errors to the components: many operations have the same."""
+    shared = document["components"].setdefault("examples", {})
+    for path in document["paths"].values():
+        for operation in path.values():
+            for response in operation["responses"].values():
+                for content in response.get("content", {}).values():
+                    for code, example in content.get("examples", {}).items():
+                        name = f"{content['schema']['$ref'].rsplit('/', 1)[-1]}.{code}"
+                        shared[name] = example
+                        content["examples"][code] = {"$ref": f"#/components/examples/{name}"}
+
+
+def _add_path_examples(document: dict[str, Any], registry: Registry) -> None:
+    """Examples of parameters that work on this replica: a version that serves now."""
+    examples: dict[str, Any] = {"model": BUILTIN_DEFAULT_MODEL, "version": 1, "alias": "canary"}
+    names = [registry.default_model, *sorted(registry.models)]
+    for name in names:
+        served = registry.models.get(name or "")
+        if served and served.default_version:
+            examples |= {"model": served.name, "version": served.default_version.version.number}
+            break
+    examples["label"] = PRODUCTION
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                name = parameter["name"]
+                if parameter["in"] == "path" and name in examples:
+                    kind = str if parameter["schema"].get("type") == "string" else int
+                    parameter["example"] = kind(examples[name])
 
 
 def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
@@ -97,6 +139,7 @@ def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
         Problem: "serialization",
         **INFER_SCHEMAS,
         **INSTANCES_SCHEMAS,
+        **TORCHSERVE_SCHEMAS,
     }
     modes |= {schema: "validation" for schema in BODY_SCHEMAS.values() if isinstance(schema, type)}
     by_model, definitions = models_json_schema(list(modes.items()), ref_template=_REFERENCE)
@@ -104,67 +147,48 @@ def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
     return references, definitions["$defs"]
 
 
-def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str, Any]:
-    responses = {"200": _describe_success(route.operation, references)}
-    responses |= {
-        str(status): {
-            "description": description,
-            "content": {PROBLEM_MEDIA_TYPE: {"schema": references[Problem]}},
-        }
-        for status, description in ERROR_RESPONSES.items()
-    }
+def _describe_body(references: dict[Any, Any], max_images: int) -> dict[str, Any]:
+    """The body of a prediction request by media type."""
     content = {
-        media_type: {"schema": references[schema] if isinstance(schema, type) else schema}
+        media_type: {"schema": references[schema] if isinstance(schema, type) else deepcopy(schema)}
         for media_type, schema in BODY_SCHEMAS.items()
     }
-    return {
-        "tags": ["prediction"],
-        "summary": route.summary,
-        "description": route.description,
-        "operationId": re.sub(r"\W", "_", route.name + route.path) + "_post",
-        "parameters": [*_describe_path(route.path), *_describe_query(route)],
-        "requestBody": {"required": True, "content": content},
-        "responses": responses,
-        "security": [{}, {"HTTPBearer": []}],
-    }
+    form = content["multipart/form-data"]
+    form["schema"]["properties"][FIELD]["maxItems"] = max_images
+    form["encoding"] = {FIELD: {"contentType": "image/*"}}
+    return content
 
 
-def _describe_success(operation: Operation, references: dict[Any, Any]) -> dict[str, Any]:
-    headers = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in RESPONSE_HEADERS.items()
-    }
-    if operation == "predict":
-        return {
-            "description": "The results, one per image, in the order of the request",
-            "headers": headers,
-            "content": {
-                JSON: {"schema": references[PredictResponse]},
-                CSV: {"schema": {"type": "string"}},
-                LINES: {"schema": {"type": "string"}},
-            },
-        }
+def _describe_route(
+    route: PredictRoute, references: dict[Any, Any], body: dict[str, Any]
+) -> DialectOperation:
+    predict = route.operation == "predict"
     dims = "Length of each embedding of a binary response"
-    return {
-        "description": "The embeddings in the order of the request: JSON or, if `Accept` names "
+    return DialectOperation(
+        path=route.path,
+        name=route.name,
+        tag="prediction",
+        summary=route.summary,
+        description=route.description,
+        parameters=_describe_query(route),
+        body=body,
+        success="The results, one per image, in the order of the request"
+        if predict
+        else "The embeddings in the order of the request: JSON or, if `Accept` names "
         f"`{BINARY_MEDIA_TYPE}`, little-endian float32 without anything between the images. One "
         "image that fails then fails the request",
-        "headers": {
-            **headers,
-            EMBEDDING_DIMS_HEADER: {"description": dims, "schema": {"type": "integer"}},
-        },
-        "content": {
-            JSON: {"schema": references[EmbedResponse]},
-            BINARY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-
-
-def _describe_path(path: str) -> list[dict[str, Any]]:
-    return [
-        _parameter(name, "path", TypeAdapter(_PATH_PARAMS[name]).json_schema(), required=True)
-        for name in re.findall(r"{(\w+)}", path)
-    ]
+        headers={}
+        if predict
+        else {EMBEDDING_DIMS_HEADER: {"description": dims, "schema": {"type": "integer"}}},
+        answer={
+            JSON: {"schema": references[PredictResponse]},
+            CSV: {"schema": {"type": "string"}},
+            LINES: {"schema": {"type": "string"}},
+        }
+        if predict
+        else {JSON: {"schema": references[EmbedResponse]}, BINARY_MEDIA_TYPE: BINARY},
+        errors=describe_errors(*(PREDICT_ERRORS if predict else EMBED_ERRORS)),
+    )
 
 
 def _describe_query(route: PredictRoute) -> list[dict[str, Any]]:
@@ -172,10 +196,4 @@ def _describe_query(route: PredictRoute) -> list[dict[str, Any]]:
     properties = kind.model_json_schema()["properties"]
     if "{version}" in route.path:
         del properties["version"], properties["alias"]
-    return [_parameter(name, "query", schema) for name, schema in properties.items()]
-
-
-def _parameter(name: str, location: str, schema: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    description = schema.pop("description")
-    schema.pop("title", None)
-    return {"name": name, "in": location, "description": description, "schema": schema, **extra}
+    return [describe_parameter(name, "query", schema) for name, schema in properties.items()]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from service.http.error_responses import INFERENCE_ERRORS
+
 Operation = Literal["predict", "embed"]
 BINARY_MEDIA_TYPE: Final = "application/octet-stream"
 EMBEDDING_DIMS_HEADER: Final = "embedding-dims"
@@ -67,20 +69,14 @@ ROUTES: Final = (
         "As `/v1/embed`, with this version only.",
     ),
 )
-ERROR_RESPONSES: Final[Mapping[int, str]] = {
-    400: "No image, a damaged image, or an invalid request",
-    401: "A key is required, and none or an unknown one was sent",
-    403: "A key is required, and this one lacks the scope `predict`",
-    404: "No such model or version is served",
-    408: "The body arrived too slowly",
-    413: "Too many bytes, images or pixels",
-    415: "Unsupported media type, content coding or image format",
-    429: "Overloaded, or too many requests; `Retry-After` says when to retry",
-    500: "The model failed on this batch",
-    502: "An image could not be fetched from its URL",
-    503: "The model has no version that serves yet",
-    504: "The deadline passed",
-}
+_IMAGE_API_ERRORS: Final = (
+    *INFERENCE_ERRORS,
+    *("no_default_model", "alias_not_found", "empty_body", "no_images", "no_image_classified"),
+    *("malformed_multipart", "malformed_zip", "unsupported_media_type"),
+    *("url_not_allowed", "fetch_failed", "no_embedding"),
+)
+PREDICT_ERRORS: Final = (*_IMAGE_API_ERRORS, "no_label_sets", "no_explanation")
+EMBED_ERRORS: Final = _IMAGE_API_ERRORS
 _PATTERNS: Final = [
     (re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path) + "/?"), route.operation)
     for route in ROUTES

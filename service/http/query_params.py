@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from model_store.aliases import is_alias_name
+from model_store.aliases import ALIAS_PATTERN, is_alias_name
 from model_store.validation import describe_validation_error
 from service.engine.classification import MAX_RANKED
 from service.engine.priority import INTERACTIVE, Priority
@@ -66,6 +66,7 @@ class EmbedParams(BaseModel):
             description="The alias whose version answers. It must be served: see "
             "`SERVICE_VERSION_POLICY`.",
         ),
+        WithJsonSchema({"type": "string", "pattern": f"^{ALIAS_PATTERN}$"}),
     ] = None
     timeout_ms: Annotated[
         int | None,

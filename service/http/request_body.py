@@ -60,6 +60,7 @@ BODY_SCHEMAS: Final[Mapping[str, type[BaseModel] | dict[str, Any]]] = {
             FIELD: {
                 "type": "array",
                 "items": _FILE,
+                "minItems": 1,
                 "description": "The images. Their fields may have any other name, too.",
             }
         },

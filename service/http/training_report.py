@@ -1,6 +1,6 @@
 """The route of the training report that a version holds."""
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Depends
 from starlette.responses import HTMLResponse
@@ -9,21 +9,10 @@ from model_store.errors import ModelNotFoundError, ModelStoreError, VersionNotFo
 from model_store.version import MAX_REPORT_BYTES
 from service.errors import NotFoundError, NotReadyError
 from service.http.api_keys import ApiKeys
+from service.http.error_responses import KEY_ERRORS, SERVING_ERRORS, describe_errors
 from service.http.path_params import ModelName, VersionNumber
-from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.versions.registry import Registry
 
-_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"content": _PROBLEM, "description": description}
-    for status, description in {
-        400: "An invalid version",
-        401: "A key is required, and none or an unknown one was sent",
-        403: "A key is required, and this one lacks the scope `predict`",
-        404: "No such model or version, or it holds no report",
-        503: "The version cannot be read",
-    }.items()
-}
 _HEADERS: Final = {
     # It was sealed by whoever published the version, so it gets no script and no origin.
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; "
@@ -45,7 +34,7 @@ def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
         "/v1/models/{model}/versions/{version}/report",
         summary="Show the training report of a version",
         response_class=HTMLResponse,
-        responses=_RESPONSES,
+        responses=describe_errors(*KEY_ERRORS, *SERVING_ERRORS, "report_not_found"),
     )
     def show_report(model: ModelName, version: VersionNumber) -> HTMLResponse:
         """Curves, confusion matrix and worst mistakes, whether or not the version serves."""

@@ -33,6 +33,10 @@ PATHS: Final = {
         "predict_instances_version",
         "Predict with one version",
     ),
+    "/v1/models/{model}/labels/{label}:predict": (
+        "predict_instances_label",
+        "Predict with the version of an alias",
+    ),
 }
 """By path: the id and the summary of the operation. A label of TensorFlow Serving is an alias."""
 _ROUTE: Final = re.compile(

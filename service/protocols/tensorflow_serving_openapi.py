@@ -1,13 +1,14 @@
 """What the OpenAPI document says about TensorFlow Serving's prediction routes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
-from service.protocols.open_inference.openapi import INFERENCE_ERRORS
-from service.protocols.open_inference.schemas import OpenInferenceError
+from service.http.error_responses import INFERENCE_ERRORS
+from service.http.openapi_operation import DialectOperation
+from service.protocols.open_inference.errors import describe_open_inference_errors
 from service.protocols.tensorflow_serving import PATHS, InstancesAnswer, InstancesBody
 
 INSTANCES_SCHEMAS: Final[Mapping[type[BaseModel], JsonSchemaMode]] = {
@@ -20,30 +21,19 @@ _DESCRIPTION: Final = (
 )
 
 
-def describe_instances_routes(
-    references: Mapping[Any, Any], describe_path: Callable[[str], list[dict[str, Any]]]
-) -> dict[str, Any]:
-    """The paths of the document. The arguments are those of `describe_infer_routes`."""
-    error = {"application/json": {"schema": references[OpenInferenceError]}}
-    errors = {
-        str(status): {"description": description, "content": error}
-        for status, description in INFERENCE_ERRORS.items()
-    }
-    answer = {"application/json": {"schema": references[InstancesAnswer]}}
-    body = {"application/json": {"schema": references[InstancesBody]}}
-    return {
-        path: {
-            "post": {
-                "tags": ["tensorflow serving"],
-                "summary": summary,
-                "description": _DESCRIPTION,
-                "operationId": operation,
-                "parameters": describe_path(path),
-                "requestBody": {"required": True, "content": body},
-                "responses": {"200": {"description": "The predictions", "content": answer}}
-                | errors,
-                "security": [{}, {"HTTPBearer": []}],
-            }
-        }
+def describe_instances_routes(references: Mapping[Any, Any]) -> list[DialectOperation]:
+    """The operations, with references to the schemas of `INSTANCES_SCHEMAS`."""
+    return [
+        DialectOperation(
+            path=path,
+            name=operation,
+            tag="tensorflow serving",
+            summary=summary,
+            description=_DESCRIPTION,
+            body={"application/json": {"schema": references[InstancesBody]}},
+            success="The predictions",
+            answer={"application/json": {"schema": references[InstancesAnswer]}},
+            errors=describe_open_inference_errors(*INFERENCE_ERRORS, "alias_not_found"),
+        )
         for path, (operation, summary) in PATHS.items()
-    }
+    ]

@@ -3,6 +3,7 @@
 import orjson
 
 from service.errors import MAX_DETAIL_LENGTH, shorten
+from service.http.error_responses import ErrorResponses, describe_errors
 from service.http.problem_details import CLIENT_CLOSED_REQUEST, ErrorReport, Reply, report_error
 
 
@@ -19,3 +20,8 @@ def error_reply(error: Exception, request_line: str) -> Reply:
         return Reply(report.status, b"", code=report.code)
     body = orjson.dumps({"error": error_message(report)})
     return Reply(report.status, body, report.headers, code=report.code)
+
+
+def describe_open_inference_errors(*codes: str) -> ErrorResponses:
+    """The error responses of an operation, which have the message of a code and not the code."""
+    return describe_errors(*codes, reply=error_reply, schema="OpenInferenceError")

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from model_store.validation import to_whole_number
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import BadRequestError, shorten
 from service.protocols.open_inference.outputs import OUTPUT_NAMES, RANKED_OUTPUTS, output_names
 
 MAX_NUMBER = 2**63 - 1
+MAX_ID_LENGTH: Final = 1000
+"""Longest `id` of a request, in characters. The response repeats it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class InferSchedule:
 
 
 NO_SCHEDULE: Final = InferSchedule()
+
+
+def too_long_id() -> BadRequestError:
+    return _invalid(f"`id` must have at most {MAX_ID_LENGTH:,} characters")
 
 
 def read_schedule(parameters: Mapping[str, Any]) -> InferSchedule:
@@ -97,7 +104,7 @@ def read_flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> boo
 
 
 def _whole_number(parameters: Mapping[str, Any], name: str) -> int:
-    value = parameters.get(name, 0)
+    value = to_whole_number(parameters.get(name, 0))
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_NUMBER:
         raise _invalid(
             f"`{name}` must be a whole number of at least 0, got {shorten(repr(value), 40)}"

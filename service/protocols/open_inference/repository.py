@@ -3,6 +3,7 @@
 from typing import Final
 
 from service.errors import BadRequestError, shorten
+from service.protocols.open_inference.parameters import read_flag
 from service.protocols.open_inference.schemas import RepositoryChange, RepositoryModel
 from service.versions.registry import Registry
 from service.versions.views import describe_model
@@ -34,6 +35,8 @@ def list_repository(registry: Registry, *, only_ready: bool) -> list[RepositoryM
 
 def check_change(change: RepositoryChange) -> None:
     """Raise BadRequestError if a request has parameters that would change a version."""
+    for name in _IGNORED_PARAMETERS:
+        read_flag(change.parameters, name, default=False)
     for name in change.parameters.keys() - _IGNORED_PARAMETERS:
         raise BadRequestError(
             f"the parameter {shorten(name, 40)!r} is not supported: versions in the store are "

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from model_store.image_header import sniff
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
-from model_store.validation import describe_validation_error
+from model_store.validation import describe_validation_error, to_whole_number
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError, shorten
 from service.http.json_body import BYTE_ORDER_MARK, cut_long_strings, decode_image
@@ -21,6 +21,7 @@ from service.protocols.open_inference.parameters import (
     read_flag,
     read_outputs,
     read_schedule,
+    too_long_id,
 )
 from service.protocols.open_inference.schemas import InferBody, RequestInput
 from service.protocols.open_inference.tensors import BYTES, InputTensor, malformed
@@ -117,6 +118,8 @@ def _read_json(
         raise BadRequestError(f"invalid request: {reason}", code="malformed_json") from None
     except ValueError as error:
         raise BadRequestError(f"the request is not JSON: {error}", code="malformed_json") from None
+    if document.id in long_strings:
+        raise too_long_id()
     tensors, position = list[InputTensor](), 0
     for each in document.inputs:
         raw = _take_raw(each, content[position:])
@@ -133,7 +136,7 @@ def _read_json(
 
 def _take_raw(tensor: RequestInput, content: memoryview) -> memoryview | None:
     """The bytes of an input at the start of `content`, or None if its values are in the JSON."""
-    size = tensor.parameters.get(BINARY_SIZE)
+    size = to_whole_number(tensor.parameters.get(BINARY_SIZE))
     if size is None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:

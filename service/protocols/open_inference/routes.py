@@ -10,6 +10,12 @@ from starlette.requests import Request
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
 from service.http.api_keys import ApiKeys
+from service.http.error_responses import (
+    BODY_ERRORS,
+    KEY_ERRORS,
+    MANAGE_KEY_ERRORS,
+    SERVING_ERRORS,
+)
 from service.http.health import describe_health, describe_stopped
 from service.http.management import (
     BEARER,
@@ -19,6 +25,7 @@ from service.http.management import (
 )
 from service.http.path_params import ModelName, VersionNumber
 from service.http.service_counts import ServiceCounts
+from service.protocols.open_inference.errors import describe_open_inference_errors
 from service.protocols.open_inference.metadata import (
     describe_config,
     describe_metadata,
@@ -29,7 +36,6 @@ from service.protocols.open_inference.schemas import (
     ModelConfig,
     ModelMetadata,
     ModelReadiness,
-    OpenInferenceError,
     RepositoryChange,
     RepositoryModel,
     RepositoryQuery,
@@ -46,36 +52,10 @@ _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = f"{_MODEL}/versions/{{version}}"
 
 
-def _errors(**descriptions: str) -> dict[int | str, dict[str, Any]]:
-    return {
-        int(status.removeprefix("status_")): {
-            "model": OpenInferenceError,
-            "description": description,
-        }
-        for status, description in descriptions.items()
-    }
-
-
-_MODEL_ERRORS: Final = _errors(
-    status_400="An invalid version",
-    status_404="No such model or version is served",
-    status_503="The model has no version that serves yet",
-)
-_METRICS_ERRORS: Final = _errors(
-    status_401="A key is required, and none or an unknown one was sent",
-    status_403="A key is required, and this one lacks the scope `metrics`",
-)
-_MANAGE_ERRORS: Final = _errors(
-    status_400="An invalid name or body",
-    status_401="No key, or an unknown one",
-    status_403="The key lacks the scope `manage`, or no key with that scope exists yet",
-    status_404="No such model in the store",
-    status_408="The body arrived too slowly",
-    status_409="No version of the model can serve, or this replica must serve it",
-    status_413="The body is too large",
-    status_429="The key sent too many requests; `Retry-After` says when to retry",
-    status_503="The store cannot be read",
-)
+_MODEL_ERRORS: Final = describe_open_inference_errors(*SERVING_ERRORS)
+_INDEX_ERRORS: Final = (*MANAGE_KEY_ERRORS, *BODY_ERRORS, "malformed_json", "not_ready")
+_CHANGE_ERRORS: Final = (*_INDEX_ERRORS, "invalid_parameter", "model_not_found")
+_STATISTICS_ERRORS: Final = describe_open_inference_errors(*KEY_ERRORS, *SERVING_ERRORS)
 
 
 def build_open_inference_router(
@@ -97,7 +77,7 @@ def build_open_inference_router(
 
 
 def _add_server_routes(router: APIRouter, registry: Registry) -> None:
-    @router.get("/v2", summary="Server metadata")
+    @router.get("/v2", summary="Server metadata", responses=describe_open_inference_errors())
     async def server() -> ServerMetadata:
         """Name, version and extensions."""
         return describe_server()
@@ -105,7 +85,7 @@ def _add_server_routes(router: APIRouter, registry: Registry) -> None:
     @router.get(
         "/v2/health/live",
         summary="Is the server live?",
-        responses=_errors(status_503="Not live; `error` says why"),
+        responses=describe_open_inference_errors("not_ready"),
     )
     async def live() -> ServerLiveness:
         """200 while the process works, as `/health/live`."""
@@ -116,7 +96,7 @@ def _add_server_routes(router: APIRouter, registry: Registry) -> None:
     @router.get(
         "/v2/health/ready",
         summary="Is the server ready?",
-        responses=_errors(status_503="Not ready; `error` says why"),
+        responses=describe_open_inference_errors("not_ready"),
     )
     async def ready() -> ServerReadiness:
         """200 if every required model serves, and at least one model does."""
@@ -195,7 +175,7 @@ def _add_statistics_route(
     @router.get(
         f"{path}/stats",
         summary="Statistics",
-        responses=_MODEL_ERRORS | _METRICS_ERRORS,
+        responses=_STATISTICS_ERRORS,
         dependencies=may_read,
     )
     async def stats(found: Annotated[list[LoadedVersion], Depends(find)]) -> StatisticsAnswer:
@@ -216,7 +196,7 @@ def _add_repository_routes(
         "/v2/repository/index",
         summary="List the repository",
         dependencies=key,
-        responses=_MANAGE_ERRORS,
+        responses=describe_open_inference_errors(*_INDEX_ERRORS),
         response_model_exclude_none=True,
         openapi_extra=describe_body(RepositoryQuery),
     )
@@ -229,7 +209,7 @@ def _add_repository_routes(
         "/v2/repository/models/{model}/load",
         summary="Load a model",
         dependencies=key,
-        responses=_MANAGE_ERRORS,
+        responses=describe_open_inference_errors(*_CHANGE_ERRORS, "version_failed"),
         openapi_extra=describe_body(RepositoryChange),
     )
     async def load(request: Request, model: ModelName) -> dict[str, Any]:
@@ -245,7 +225,7 @@ def _add_repository_routes(
         "/v2/repository/models/{model}/unload",
         summary="Unload a model",
         dependencies=key,
-        responses=_MANAGE_ERRORS,
+        responses=describe_open_inference_errors(*_CHANGE_ERRORS, "last_version"),
         openapi_extra=describe_body(RepositoryChange),
     )
     async def unload(request: Request, model: ModelName) -> dict[str, Any]:

@@ -1,16 +1,25 @@
 """The documents of the routes. Their descriptions are in the OpenAPI document."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from model_store.manifest import MODEL_INPUT
+from model_store.validation import to_whole_number
 from service.http.json_body import RED_PIXEL
+from service.protocols.open_inference.parameters import MAX_ID_LENGTH
 from service.protocols.open_inference.tensors import BYTES, UINT8
 
 Parameter = bool | int | float | str
-Dimension = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
-_PARAMETERS = Field(description="Names that the service does not know are ignored.")
+Dimension = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True), BeforeValidator(to_whole_number)]
+_WHOLE_NUMBER: Final = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_FLAG: Final = {"type": "boolean"}
+
+
+def _parameters(description: str, **known: dict[str, Any]) -> Any:
+    """A field of parameters. Other names than the known ones are ignored."""
+    extra: dict[str, Any] = {"properties": known}
+    return Field(description=description, json_schema_extra=extra)
 
 
 class OpenInferenceError(BaseModel):
@@ -30,7 +39,10 @@ class RequestInput(BaseModel):
     ]
     shape: Annotated[
         list[Dimension],
-        Field(description="`[n, height, width, 3]` for `UINT8`, `[n]` for `BYTES`."),
+        Field(
+            description="`[n, height, width, 3]` for `UINT8`, `[n]` for `BYTES`.",
+            json_schema_extra={"minItems": 1, "maxItems": 4},
+        ),
     ]
     datatype: Annotated[
         str,
@@ -40,7 +52,10 @@ class RequestInput(BaseModel):
             json_schema_extra={"enum": [UINT8, BYTES]},
         ),
     ]
-    parameters: Annotated[dict[str, Parameter], _PARAMETERS] = {}
+    parameters: Annotated[
+        dict[str, Parameter],
+        _parameters("`binary_data_size`: bytes after the JSON.", binary_data_size=_WHOLE_NUMBER),
+    ] = {}
     data: Annotated[
         Any,
         Field(
@@ -62,7 +77,11 @@ class RequestOutput(BaseModel):
     ]
     parameters: Annotated[
         dict[str, Parameter],
-        Field(description="`classification`: number of classes. `binary_data`: as bytes."),
+        _parameters(
+            "`classification`: number of classes. `binary_data`: as bytes.",
+            classification=_WHOLE_NUMBER,
+            binary_data=_FLAG,
+        ),
     ] = {}
 
 
@@ -80,15 +99,21 @@ class InferBody(BaseModel):
         }
     )
 
-    id: Annotated[str | None, Field(strict=True, description="Returned in the response.")] = None
+    id: Annotated[
+        str | None,
+        Field(strict=True, max_length=MAX_ID_LENGTH, description="Returned in the response."),
+    ] = None
     parameters: Annotated[
         dict[str, Parameter],
-        Field(
-            description="`priority`: 0 and 1 are interactive, more is bulk. `timeout`: "
-            "microseconds. `binary_data_output`: outputs as bytes."
+        _parameters(
+            "`priority`: 0 and 1 are interactive, more is bulk. `timeout`: microseconds. "
+            "`binary_data_output`: outputs as bytes.",
+            priority=_WHOLE_NUMBER,
+            timeout=_WHOLE_NUMBER,
+            binary_data_output=_FLAG,
         ),
     ] = {}
-    inputs: list[RequestInput]
+    inputs: Annotated[list[RequestInput], Field(json_schema_extra={"minItems": 1, "maxItems": 1})]
     outputs: Annotated[
         list[RequestOutput] | None, Field(description="Absent or empty: all outputs.")
     ] = None
@@ -243,7 +268,7 @@ class StatisticsAnswer(BaseModel):
 class RepositoryQuery(BaseModel):
     """The optional body of an index request."""
 
-    ready: Annotated[bool, Field(description="Only versions that serve.")] = False
+    ready: Annotated[bool, Field(strict=True, description="Only versions that serve.")] = False
 
 
 class RepositoryModel(BaseModel):
@@ -260,5 +285,11 @@ class RepositoryChange(BaseModel):
 
     parameters: Annotated[
         dict[str, Any],
-        Field(description="`unload_dependents` has no effect. Others are rejected."),
+        Field(
+            description="`unload_dependents` has no effect. Others are rejected.",
+            json_schema_extra={
+                "properties": {"unload_dependents": _FLAG},
+                "additionalProperties": False,
+            },
+        ),
     ] = {}

@@ -14,7 +14,12 @@ from service.http.request_body import INLINE_BYTES
 from service.protocols.open_inference.images import read_images
 from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.outputs import build_output
-from service.protocols.open_inference.parameters import read_outputs, read_schedule
+from service.protocols.open_inference.parameters import (
+    MAX_ID_LENGTH,
+    read_outputs,
+    read_schedule,
+    too_long_id,
+)
 from service.protocols.open_inference.tensors import BYTES, UINT8, InputTensor, malformed
 from service.protocols.open_inference_grpc.open_inference_pb2 import (
     InferParameter,
@@ -71,6 +76,8 @@ def read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Any]:
 
 
 def _read(message: ModelInferRequest, loaded: LoadedVersion, max_images: int) -> InferRequest:
+    if len(message.id) > MAX_ID_LENGTH:
+        raise too_long_id()
     requested = [(output.name, read_parameters(output.parameters)) for output in message.outputs]
     return InferRequest(
         read_images(list(_read_tensors(message)), loaded, max_images),

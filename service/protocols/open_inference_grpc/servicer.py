@@ -26,6 +26,7 @@ from service.protocols.open_inference.metadata import (
     describe_server,
 )
 from service.protocols.open_inference.outputs import read_results
+from service.protocols.open_inference.parameters import MAX_ID_LENGTH
 from service.protocols.open_inference.repository import check_change, list_repository
 from service.protocols.open_inference.schemas import RepositoryChange
 from service.protocols.open_inference.statistics import describe_statistics, find_served
@@ -35,6 +36,7 @@ from service.protocols.open_inference_grpc.messages import (
     build_infer_message,
     parse_message,
     read_infer_message,
+    read_parameters,
 )
 from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, fill
 from service.versions.operations import Operations
@@ -132,7 +134,7 @@ class OpenInferenceServicer:
         async with answering(context, "RepositoryModelLoad") as rpc:
             self._check_manage(rpc)
             request = parse_message(pb.RepositoryModelLoadRequest(), data)
-            check_change(RepositoryChange(parameters=dict(request.parameters)))
+            check_change(RepositoryChange(parameters=read_parameters(request.parameters)))
             change = partial(self._operations.load_model, request.model_name)
             await self._parts.management.run_alone(change)
             return pb.RepositoryModelLoadResponse()
@@ -143,7 +145,7 @@ class OpenInferenceServicer:
         async with answering(context, "RepositoryModelUnload") as rpc:
             self._check_manage(rpc)
             request = parse_message(pb.RepositoryModelUnloadRequest(), data)
-            check_change(RepositoryChange(parameters=dict(request.parameters)))
+            check_change(RepositoryChange(parameters=read_parameters(request.parameters)))
             change = partial(self._operations.unload_model, request.model_name)
             await self._parts.management.run_alone(change)
             return pb.RepositoryModelUnloadResponse()
@@ -175,9 +177,9 @@ class OpenInferenceServicer:
             answer = await self._infer(data, request, rpc)
             return pb.ModelStreamInferResponse(infer_response=answer)
         except Exception as error:  # noqa: BLE001  every error becomes a message
-            failed = pb.ModelInferResponse(
-                model_name=request.model_name, model_version=request.model_version, id=request.id
-            )
+            sent = (request.model_name, request.model_version, request.id)
+            name, version, request_id = (text[:MAX_ID_LENGTH] for text in sent)
+            failed = pb.ModelInferResponse(model_name=name, model_version=version, id=request_id)
             message = error_message(report_error(error, rpc.method))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=failed)
 

@@ -79,7 +79,7 @@ MALFORMED = {
     "size negative": sized(-len(RED)),
     "size huge": sized(HUGE),
     "size beyond 64 bits": sized(2**70),
-    "size fraction": sized(192.0),
+    "size fraction": sized(192.5),
     "size text": sized("192"),
     "size boolean": sized(True),
     "size of other content": sized(len(RED) - 1, RED[:-1]),
@@ -110,7 +110,7 @@ MALFORMED = {
     "no dimensions": binary(RED, inputs=[tensor(shape=[])]),
     "many dimensions": binary(RED, inputs=[tensor(shape=[1] * 1000)]),
     "negative dimension": binary(RED, inputs=[tensor(shape=[-1, SIZE, SIZE, 3])]),
-    "fractional dimension": binary(RED, inputs=[tensor(shape=[1.0, SIZE, SIZE, 3])]),
+    "fractional dimension": binary(RED, inputs=[tensor(shape=[1.5, SIZE, SIZE, 3])]),
     "dimension beyond 64 bits": binary(RED, inputs=[tensor(shape=[2**64, SIZE, SIZE, 3])]),
     "no image": with_inputs(tensor([], shape=[0, SIZE, SIZE, 3])),
     "too few values": with_inputs(tensor([1, 2, 3], shape=ONE)),
@@ -164,7 +164,23 @@ MALFORMED = {
     "timeout boolean": with_parameters(timeout=True),
     "parameter list": with_parameters(x=[]),
     "id no text": with_inputs(tensor(pixels("red").tolist(), shape=ONE), id=7),
+    "long id": with_inputs(tensor(pixels("red").tolist(), shape=ONE), id="x" * 1001),
+    "very long id": with_inputs(tensor(pixels("red").tolist(), shape=ONE), id="x" * 1_000_000),
 }
+
+
+def test_whole_numbers_may_have_a_fraction_of_zero(client: httpx.Client) -> None:
+    """JSON has one kind of number, and some languages write 1.0 for 1."""
+    request = binary(
+        RED,
+        inputs=[
+            tensor(shape=[1.0, SIZE, SIZE, 3.0], parameters={"binary_data_size": float(len(RED))})
+        ],
+        parameters={"timeout": 30_000_000.0, "priority": 1.0},
+        id="x" * 1000,
+    )
+    response = client.post(URL, **request)
+    assert (response.status_code, response.json()["id"]) == (200, "x" * 1000)
 
 
 @pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED.keys())
