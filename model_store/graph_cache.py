@@ -8,10 +8,11 @@ of the store, because an optimised graph is valid only for the same kind of CPU.
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +121,11 @@ class GraphCache:
     def _build(
         self, entry: Path, open_model: OpenModel, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
-        """Optimise, write and reload the graph; keep it if its outputs are unchanged."""
+        """Optimise, write and reload the graph; keep it if its outputs are unchanged.
+
+        If another process has written the same entry meanwhile, use that one, so that both share
+        its memory.
+        """
         with build_entry(entry) as building:
             settings = new_settings()
             settings.optimized_model_filepath = str(building / GRAPH)
@@ -139,7 +144,11 @@ class GraphCache:
             session = _reopen(building / GRAPH, new_settings)
             _check_identical(original, session)
             self._check_size(entry, _seal(building))
+            built = (building / GRAPH).stat()
         prune_entries(entry.parent, self._max_bytes, keep=entry)
+        with suppress(OSError):  # it is gone again
+            if not os.path.samestat(built, (entry / GRAPH).stat()):
+                return self._open_entry(entry, new_settings) or session
         return session
 
     def _check_size(self, entry: Path, size: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from tiny_model import tiny_model_bytes
 
@@ -381,3 +382,29 @@ def test_concurrent_processes_leave_one_entry(model: Path, tmp_path: Path) -> No
     assert [process.returncode for process in processes] == [0] * 4
     assert answers == {load(model, None).run(images()).tobytes().hex()}
     assert len(entries(tmp_path)) == 1
+
+
+def test_two_processes_that_build_an_entry_map_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that ends later uses the entry of the other, so that they share its memory."""
+    path = BUILTIN_ROOT / BUILTIN_DEFAULT_MODEL / "1/model.onnx"
+    check = graph_cache._check_identical
+    options = SessionOptions(graphs=GraphCache(tmp_path / "cache", PLENTY))
+    model_input = Input(height=32, width=32)
+
+    def open_session() -> Session:
+        return Session(path, model_input, Outputs(), options, sha256_of(path))
+
+    def build_meanwhile(*built: onnxruntime.InferenceSession) -> None:
+        monkeypatch.setattr(graph_cache, "_check_identical", check)
+        sessions.append(open_session())
+        check(*built)
+
+    sessions: list[Session] = []
+    monkeypatch.setattr(graph_cache, "_check_identical", build_meanwhile)
+    sessions.append(open_session())
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split(maxsplit=5)[5] for line in maps if str(tmp_path) in line}
+    (entry,) = entries(tmp_path)
+    assert mapped == {str(entry / WEIGHTS)}
