@@ -94,7 +94,7 @@ def create_app(
     share = Share.of(settings, worker.count)
     settings = share.settings
     exchange = LinkedExchange(worker.link) if worker.link else Exchange()
-    registry = _build_registry(settings, share.cpus, exchange)
+    registry = _build_registry(share, exchange)
     plan = MemoryPlan.make(settings, share.cpus, share.memory_bytes)
     decoders = DecodePool(
         plan.decode_workers,
@@ -157,7 +157,8 @@ def _build_fetcher(settings: Settings) -> ImageFetcher | None:
     return ImageFetcher(hosts, *limits) if hosts else None
 
 
-def _build_registry(settings: Settings, cpus: int, exchange: Exchange) -> Registry:
+def _build_registry(share: Share, exchange: Exchange) -> Registry:
+    settings = share.settings
     providers = find_providers(settings.providers)
     caches = Caches(
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
@@ -167,7 +168,7 @@ def _build_registry(settings: Settings, cpus: int, exchange: Exchange) -> Regist
     named_default_model = settings.named_default_model or _find_single_model(store)
 
     def options_of(model: str) -> EngineOptions:
-        return engine_options(settings, model, cpus, providers, caches)
+        return engine_options(settings, model, share.all_cpus, providers, caches, share.workers)
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
     return Registry(

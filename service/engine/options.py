@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Self
 
@@ -56,16 +57,18 @@ class Caches:
 def engine_options(
     settings: Settings,
     model: str,
-    cpus: int,
+    all_cpus: int,
     providers: Sequence[str] = (CPU,),
     caches: Caches | None = None,
+    workers: int = 1,
 ) -> EngineOptions:
-    """The options of one model on a machine with `cpus` usable CPUs.
+    """The options of one model in one of `workers`, which share `all_cpus`.
 
     By default, instances times threads equals `cpus`, and a GPU gets two instances. `mode` selects
     single-threaded instances for the highest throughput with many clients, or one instance with
     all threads for the lowest latency of a single client.
     """
+    cpus = ceil(all_cpus / workers)
     own, caches = settings.models.get(model), caches or Caches()
     overridden = {} if own is None else own.model_dump(exclude_none=True)
     if "mode" in overridden:  # the values set for all models would undo the model's own mode
@@ -93,5 +96,7 @@ def engine_options(
         deadline_seconds=effective.deadline_seconds,
         precision=effective.precision,
         run_timeout_seconds=settings.run_timeout_seconds,
-        tuned_settings=TunedSettingsLookup(settings.cache, cpus, frozenset(set_by_a_person)),
+        tuned_settings=TunedSettingsLookup(
+            settings.cache, all_cpus, frozenset(set_by_a_person), workers
+        ),
     )

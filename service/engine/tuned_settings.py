@@ -6,6 +6,7 @@ They are valid only for the same model files, CPU, number of CPUs and version of
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -87,12 +88,14 @@ class TunedSettingsLookup:
     """Finds tuned settings in a cache directory for `cpus` CPUs.
 
     `fixed` names the settings that the user has set; they are never overridden. Instances and
-    threads were measured together, so fixing one of them fixes both.
+    threads were measured together, so fixing one of them fixes both. They are divided among
+    `workers`.
     """
 
     cache: Path
     cpus: int
     fixed: Collection[str] = ()
+    workers: int = 1
 
     def values_for(self, version: Version, *, log: bool = True) -> dict[str, Any]:
         """Tuned values by setting name, without the fixed ones; empty without tuned settings."""
@@ -102,7 +105,12 @@ class TunedSettingsLookup:
         fixed = set(self.fixed)
         if fixed & MEASURED_TOGETHER:
             fixed |= MEASURED_TOGETHER
-        return {name: getattr(tuned, name) for name in SETTING_NAMES if name not in fixed}
+        parts = {
+            "instances": ceil(tuned.instances / self.workers),
+            "intra_op_num_threads": min(tuned.intra_op_num_threads, ceil(self.cpus / self.workers)),
+        }
+        values = {name: getattr(tuned, name) for name in SETTING_NAMES} | parts
+        return {name: value for name, value in values.items() if name not in fixed}
 
 
 def find_tuned_settings(

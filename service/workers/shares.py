@@ -23,11 +23,15 @@ class Share:
     """The part of one worker. All workers have the same, so that a trial holds for all of them.
 
     Attributes:
+        workers: How many there are.
+        all_cpus: Of all workers.
         cpus: CPUs for runs of models and for decoding; at least 1.
         memory_bytes: Of the machine or container; None if that is not known.
         settings: The settings, with its part of `DIVIDED_SETTINGS`.
     """
 
+    workers: int
+    all_cpus: int
     cpus: int
     memory_bytes: int | None
     settings: Settings
@@ -37,8 +41,9 @@ class Share:
         """The part of one of `workers`; a single one gets everything."""
         cpus, memory = cpu_limit(), memory_limit()
         if workers == 1:
-            return cls(cpus, memory, settings)
-        return cls(ceil(cpus / workers), memory and memory // workers, _divide(settings, workers))
+            return cls(workers, cpus, cpus, memory, settings)
+        part = memory and memory // workers
+        return cls(workers, cpus, ceil(cpus / workers), part, _divide(settings, workers))
 
 
 def count_workers(settings: Settings) -> int:

@@ -225,3 +225,14 @@ def test_loaded_version_uses_tuned_settings(
     served.close()
     assert served.max_batch_size == 5
     assert "instances=3 intra_op_num_threads=2 max_batch_size=5 precision=fp32" in caplog.text
+
+
+def test_tuned_instances_are_divided_among_workers(store: ModelStore, tmp_path: Path) -> None:
+    """The settings were measured with all CPUs; each worker has one of two."""
+    publish(store)
+    write_settings(store, tmp_path / "cache")
+    with store.open(MODEL, 1) as version:
+        values = TunedSettingsLookup(tmp_path / "cache", CPUS, workers=2).values_for(version)
+    assert values["instances"] == 2
+    assert values["intra_op_num_threads"] == 1
+    assert values["max_batch_size"] == 5

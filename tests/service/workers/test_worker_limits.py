@@ -10,6 +10,7 @@ import pytest
 from worker_processes import connection_of_each, predict, two_workers
 
 from model_store.store import ModelStore
+from service.engine.options import engine_options
 from service.errors import OverloadedError
 from service.http.shared_rate_limit import SharedRateLimit
 from service.key_changes import add_key
@@ -32,6 +33,15 @@ def test_limits_are_divided() -> None:
     assert one_of_two.cpus == ceil(alone.cpus / 2)
     assert alone.memory_bytes
     assert one_of_two.memory_bytes == alone.memory_bytes // 2
+
+
+def test_cpus_are_divided_among_the_instances_of_workers() -> None:
+    """Rounded up, so that no CPU is idle."""
+    for workers, instances in ((1, 4), (2, 2), (3, 2), (8, 1)):
+        options = engine_options(Settings(), "digits", 4, workers=workers)
+        assert (options.instances, options.session.intra_op_num_threads) == (instances, 1)
+    latency = engine_options(Settings(mode="latency"), "digits", 4, workers=2)
+    assert (latency.instances, latency.session.intra_op_num_threads) == (1, 2)
 
 
 def test_auto_is_one_worker_per_cpu() -> None:
