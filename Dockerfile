@@ -5,6 +5,8 @@
 #   proxy        nginx for TLS and several replicas (docker compose --profile proxy)
 # Versions and hashes of everything that pip installs are in requirements/.
 
+# Optional features, like --build-arg EXTRAS="grpc heif"; requirements/extras lists them.
+ARG EXTRAS=
 # Pin the base by digest: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:…
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -31,16 +33,21 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 
 # Tests and tools of dependencies that serving never imports.
 FROM builder AS service-environment
+ARG EXTRAS
 COPY requirements/service.txt .
-RUN $INSTALL -r service.txt \
+COPY requirements/extras extras
+RUN $INSTALL -r service.txt $(for extra in $EXTRAS; do echo "-r extras/$extra.txt"; done) \
  && cd /opt/resident/lib/python3*/site-packages \
  && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets \
       numpy/distutils numpy/f2py numpy/_core/include numpy/_core/lib \
  && find . \( -type d -name tests -o -name '*.py[ix]' \) -prune -exec rm -rf {} +
 
 FROM builder AS service-gpu-environment
+ARG EXTRAS
 COPY requirements/service-gpu.txt .
-RUN $INSTALL --no-deps -r service-gpu.txt
+COPY requirements/extras extras
+RUN $INSTALL --no-deps -r service-gpu.txt \
+ && for extra in $EXTRAS; do $INSTALL --no-deps -r "extras/$extra.txt" || exit 1; done
 
 FROM builder AS training-environment
 COPY requirements/training.txt .

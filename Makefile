@@ -30,6 +30,9 @@ CIFAR10_LAST = --start cifar10-second $(AGAIN) --set augmentation.erase=0.25
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 COMPILE := $(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
+# The extras that an image of the service can have: docker build --build-arg EXTRAS="grpc heif" .
+IMAGE_EXTRAS := fetch grpc heif signatures
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help serve train import test test-all test-containers helm lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
@@ -117,6 +120,10 @@ builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FAS
 
 lock: $(CI)/.installed ## Renew the pinned versions and hashes of the images
 	$(COMPILE) --upgrade --extra service pyproject.toml --output-file requirements/service.txt
+	for extra in $(IMAGE_EXTRAS); do \
+	  $(CI)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$$extra'], sep='\n')" | \
+	    $(COMPILE) --upgrade --constraint requirements/service.txt - --output-file requirements/extras/$$extra.txt || exit 1; \
+	done
 	echo 'onnxruntime-gpu[cuda,cudnn]' | $(COMPILE) --constraint requirements/service.txt --no-emit-package onnxruntime \
 	  --extra service pyproject.toml - --output-file requirements/service-gpu.txt
 	$(COMPILE) --constraint requirements/service.txt --constraint $(CONSTRAINTS) --extra training pyproject.toml \
