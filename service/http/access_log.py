@@ -65,7 +65,7 @@ class LoggedRequest(RecordFields):
         return fields
 
 
-class RateLimit:
+class LogRateLimit:
     """Lets at most `records_per_second` requests without an error into the log.
 
     The number that was left out is logged with the first request of a later second.
@@ -90,7 +90,7 @@ class RateLimit:
         return True
 
 
-rate_limit: Final = RateLimit(sys.maxsize)
+rate_limit: Final = LogRateLimit(sys.maxsize)
 """Asked before a record is built, which costs more than most other steps of a small request."""
 
 

@@ -58,6 +58,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "cache": ("/srv/cache", Path("/srv/cache")),
     "cache_max_bytes": ("8", 8),
     "log_level": ("debug", "debug"),
+    "triton_metrics": ("true", True),
     "access_log": ("false", False),
     "access_log_rate": ("50", 50),
     "log_format": ("json", "json"),

@@ -23,7 +23,7 @@ from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProc
 from model_store.store import ModelStore
 from service import stderr_log
 from service.http import access_log
-from service.http.access_log import LoggedRequest, RateLimit, log_request
+from service.http.access_log import LoggedRequest, LogRateLimit, log_request
 from service.http.request_ids import RequestIds
 from service.log_format import JsonFormatter, LineFormatter
 from service.stderr_log import StderrHandler
@@ -267,7 +267,7 @@ def test_requests_above_a_rate_are_left_out_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Per second; the number follows with the first request of a later second."""
-    limit = RateLimit(2)
+    limit = LogRateLimit(2)
     assert [limit.allows(1) for _ in range(5)] == [True, True, False, False, False]
     assert not caplog.records
     assert limit.allows(2)
@@ -280,7 +280,7 @@ def test_rate_limit_never_leaves_out_errors(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests without an error are left out at a limit of 0."""
-    monkeypatch.setattr(access_log, "rate_limit", RateLimit(0))
+    monkeypatch.setattr(access_log, "rate_limit", LogRateLimit(0))
     scope = {"method": "GET", "path": "/", "raw_path": b"/"}
     for status in (200, 307, 404, 429, 503):
         log_request(scope, status, 0.0, RequestIds(f"id-{status}"))
