@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from model_store import __version__
+from model_store.providers import CPU
+from service.engine.loaded_version import LoadedVersion
+from service.host.cpu_limit import cpu_limit
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
+from service.workers.recommendation import WorkerAdvice, recommend_workers
 
 TERMINAL_COLUMNS: Final = 80
 
@@ -31,11 +35,31 @@ def describe_startup(
         ),
         _describe_default(registry.default_model),
         *_describe_problems(registry),
-        *([f"  workers  {workers} server processes"] if workers > 1 else []),
+        *_describe_workers(default, workers),
         *([f"  page   {address}/"] if has_page and not uds else []),
         *([] if uds else [f"  docs   {address}/docs"]),
         *_example_command(default, address, uds),
     ]
+
+
+def _describe_workers(default: ServedModel | None, workers: int) -> Iterator[str]:
+    if workers > 1:
+        yield f"  workers  {workers} server processes"
+    elif default and default.default_version:
+        advice = _advise(default.default_version)
+        if advice:
+            yield (
+                f"  workers  one process is the limit for {default.name}: --workers "
+                f"{advice.workers} allows up to {advice.images_per_second:,.0f} images/s"
+            )
+
+
+def _advise(loaded: LoadedVersion) -> WorkerAdvice | None:
+    options = loaded.options
+    if options.session.intra_op_num_threads > 1 or tuple(options.session.providers) != (CPU,):
+        return None  # its time is not the CPU time of one core
+    size = loaded.max_batch_size
+    return recommend_workers(loaded.profile.seconds(size) / size, cpu_limit())
 
 
 def _describe_model(model: ServedModel, *, is_default: bool) -> str:
