@@ -1,6 +1,9 @@
 """CPU time of the event loop per request, of this checkout and of others, in turn.
 
 PYTHONPATH=. .venv/test/bin/python benchmarks/event_loop.py [OTHER_CHECKOUT ...] [--turns 30]
+    [--rejections]
+
+With `--rejections`, one image waits in a queue of one place, so all others are rejected.
 
 CPU time is much less noisy than throughput on a busy machine: compare the lower quartiles. Linux.
 """
@@ -12,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from wrk import wrk_load
 
 SECONDS = 1
 CONNECTIONS = 32
+FULL_QUEUE = ("--max-queue-size", "1", "--max-queue-delay-seconds", "10")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class _Service:
     checkout: Path
     port: int
     pid: int
+    flags: Sequence[str]
 
     def microseconds(self) -> tuple[float, float]:
         """CPU time per request of the event loop, and of all other threads."""
@@ -41,7 +46,8 @@ class _Service:
         after = self._cpu_nanoseconds()
         spent = {thread: after[thread] - before.get(thread, 0) for thread in after}
         loop = spent.pop(self.pid)  # the main thread
-        return loop / load.answered / 1e3, sum(spent.values()) / load.answered / 1e3
+        requests = load.failed if self.flags else load.answered
+        return loop / requests / 1e3, sum(spent.values()) / requests / 1e3
 
     def _cpu_nanoseconds(self) -> dict[int, int]:
         threads = Path(f"/proc/{self.pid}/task").iterdir()
@@ -51,11 +57,11 @@ class _Service:
 
 
 @contextlib.contextmanager
-def _running(checkout: Path) -> Iterator[_Service]:
+def _running(checkout: Path, flags: Sequence[str]) -> Iterator[_Service]:
     port = free_port()
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", str(port), "--store", empty],
+            [sys.executable, "-m", "service", "--port", str(port), "--store", empty, *flags],
             cwd=checkout,
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             stdout=subprocess.DEVNULL,
@@ -66,7 +72,7 @@ def _running(checkout: Path) -> Iterator[_Service]:
                 if process.poll() is not None:
                     raise SystemExit(f"the service in {checkout} ended with {process.returncode}")
                 time.sleep(0.05)
-            yield _Service(checkout, port, process.pid)
+            yield _Service(checkout, port, process.pid, flags)
         finally:
             process.terminate()
             process.wait()
@@ -76,10 +82,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("others", nargs="*", type=Path, metavar="OTHER_CHECKOUT")
     parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--rejections", action="store_true")
     options = parser.parse_args()
+    flags = FULL_QUEUE if options.rejections else ()
     with contextlib.ExitStack() as stack:
         services = [
-            stack.enter_context(_running(checkout.resolve()))
+            stack.enter_context(_running(checkout.resolve(), flags))
             for checkout in (ROOT, *options.others)
         ]
         for service in services:

@@ -17,10 +17,11 @@ The path of a prediction request, file by file:
     10    prediction/response        build the document                        --
     ====  =========================  ========================================  ==================
 
-Steps 3, 4 and 10 are those of the image API; `http/dialect` says what another protocol provides.
-`http/predict_endpoint` then writes the response, counts it (`http/metrics`) and logs it
-(`http/access_log`). Errors become responses in `http/problem_details`. `prediction/request` has
-the values that these steps pass on. `versions/` decides which versions can be leased.
+While a queue is full, `http/early_rejection` rejects most requests after step 1, so that they cost
+little. Steps 3, 4 and 10 are those of the image API; `http/dialect` says what another protocol
+provides. `http/predict_endpoint` then writes the response, counts it (`http/metrics`) and logs it
+(`http/access_log`). Errors become responses in `http/problem_details`. `prediction/request` has the
+values that these steps pass on. `versions/` decides which versions can be leased.
 """
 
 import model_store  # noqa: F401  turns off telemetry before a module imports onnxruntime or mlflow

@@ -15,13 +15,16 @@ from typing import Any, Final
 
 import click
 import uvicorn
+from starlette.types import Scope
 
 from model_store.errors import KeyFileError, ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
+from service.http.predict_endpoint import PredictEndpoint
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.http.service_counts import retire_counts
+from service.http.uvicorn_adapter import DirectTransport
 from service.key_file import ApiKeysError
 from service.log_format import FORMATTERS
 from service.protocols.grpc_extra import GrpcMissingError
@@ -207,9 +210,6 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
         server.registry = registry
         server.announce()
 
-    class Protocol(BoundedHttpProtocol):
-        timeout_seconds = settings.body_timeout_seconds
-
     app = create_app(settings, announce, worker)
     server = Server(
         uvicorn.Config(
@@ -222,7 +222,7 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
-            http=Protocol,
+            http=connection_protocol(app, settings),
             ws="none",
         )
     )
@@ -238,6 +238,18 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
 def _exit(*_: Any) -> None:
     """Handle SIGTERM before the server runs. uvicorn also calls it after an orderly shutdown."""
     raise SystemExit(0)
+
+
+def connection_protocol(app: PredictEndpoint, settings: Settings) -> type[BoundedHttpProtocol]:
+    """The class of the connections of an application."""
+
+    class Protocol(BoundedHttpProtocol):
+        timeout_seconds = settings.body_timeout_seconds
+
+        def answer_early(self, scope: Scope, direct: DirectTransport) -> bool:
+            return app.early_rejection.answer(scope, direct)
+
+    return Protocol
 
 
 def configure_logging(

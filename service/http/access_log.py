@@ -66,7 +66,7 @@ class LoggedRequest(RecordFields):
 
 
 class LogRateLimit:
-    """Lets at most `records_per_second` requests without an error into the log.
+    """Lets at most `records_per_second` answered and rejected requests into the log.
 
     The number that was left out is logged with the first request of a later second.
     """
@@ -89,9 +89,21 @@ class LogRateLimit:
         self._passed += 1
         return True
 
+    def leaves_out(self, second: int) -> bool:
+        """Count a request of this second, if no further one is logged. False if it is to be."""
+        if second != self._second or self._passed < self.records_per_second:
+            return False
+        self._left_out += 1
+        return True
+
 
 rate_limit: Final = LogRateLimit(sys.maxsize)
 """Asked before a record is built, which costs more than most other steps of a small request."""
+
+
+def leaves_out() -> bool:
+    """Whether a request that is answered or rejected now is not logged; it is then counted."""
+    return not logger.isEnabledFor(logging.INFO) or rate_limit.leaves_out(int(time.time()))
 
 
 def log_request(
@@ -118,7 +130,9 @@ def log_request(
     level = logging.DEBUG if routine else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    if status < HTTPStatus.BAD_REQUEST and not rate_limit.allows(int(time.time())):
+    # Under overload, logging each rejection would cost more than rejecting it.
+    usual = status < HTTPStatus.BAD_REQUEST or status == HTTPStatus.TOO_MANY_REQUESTS
+    if usual and not rate_limit.allows(int(time.time())):
         return
     host = (scope.get("client") or ("",))[0]  # a trusted proxy may forward any text
     host = host if _HOST.fullmatch(host) else "-"

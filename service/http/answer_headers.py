@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Final
 
+from service.http.problem_details import Reply
 from service.prediction.request import RequestRecord
 
 RESPONSE_HEADERS: Final = {
@@ -15,6 +16,17 @@ RESPONSE_HEADERS: Final = {
 }
 """The headers of every response of a prediction route, as the OpenAPI document describes them."""
 _METRIC_NAMES: Final = {"inference": "infer"}
+
+
+def encode_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", reply.media_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        *(
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in reply.headers.items()
+        ),
+    ]
 
 
 def record_headers(record: RequestRecord, total_seconds: float) -> list[tuple[bytes, bytes]]:

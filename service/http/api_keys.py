@@ -116,6 +116,10 @@ class ApiKeys:
 
         return check
 
+    def are_needed(self, scope: Scope) -> bool:
+        """Whether the keys that were read last require one for this scope."""
+        return scope in self._scopes
+
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         return self._keys

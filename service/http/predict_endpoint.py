@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import shorten
 from service.http.access_log import MAX_PATH_LENGTH, log_request
-from service.http.answer_headers import record_headers
+from service.http.answer_headers import encode_headers, record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.dialect import Dialect
+from service.http.early_rejection import EarlyRejection
 from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
@@ -54,6 +55,14 @@ class PredictEndpoint:
         self._dialects = dialects
         origins = parse_origins(settings.cors_origins)
         self._cors = allow_origins(self._route, origins) if origins else None
+        self.early_rejection = EarlyRejection(
+            dialects,
+            pipeline,
+            metrics,
+            keys,
+            root_path=settings.root_path,
+            allows_origins=bool(origins),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,7 +114,7 @@ class PredictEndpoint:
             reply = dialect.reply_to(error, _request_line(scope))
         ids = RequestIds.of(headers)
         response_headers = [
-            *_encode_headers(reply),
+            *encode_headers(reply),
             *record_headers(record, time.monotonic() - record.started),
             *ids.headers,
         ]
@@ -247,14 +256,3 @@ def _decode_headers(scope: Scope) -> dict[str, str]:
 
 def _may_have_unread_body(headers: Mapping[str, str]) -> bool:
     return "transfer-encoding" in headers or content_length(headers) > MAX_UNREAD_BYTES
-
-
-def _encode_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", reply.media_type.encode()),
-        (b"content-length", b"%d" % len(reply.body)),
-        *(
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in reply.headers.items()
-        ),
-    ]

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 REQUEST_ID: Final = "x-request-id"
 TRACEPARENT: Final = "traceparent"
+_ENCODED_NAMES: Final = {name.encode(): name for name in (REQUEST_ID, TRACEPARENT)}
 _ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, 3.2.2: version, trace id, id of the caller's span, flags."""
@@ -35,6 +36,12 @@ class RequestIds:
         if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
             traceparent = ""
         return cls(request_id, traceparent)
+
+    @classmethod
+    def of_encoded(cls, headers: Mapping[bytes, bytes]) -> Self:
+        """As `of`, for the headers as they arrived."""
+        names = headers.keys() & _ENCODED_NAMES.keys()
+        return cls.of({_ENCODED_NAMES[name]: headers[name].decode("latin-1") for name in names})
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -12,8 +12,11 @@ from service.http.uvicorn_adapter import UvicornConnection
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Largest request head; also the limit for trailers, and for chunk framing without body data."""
-MAX_UNREAD_BYTES: Final = 64 * 1024
-"""Most body bytes read and dropped after a response. Beyond that, the connection closes."""
+MAX_UNREAD_BYTES: Final = 256 * 1024
+"""Most body bytes read and dropped after a response. Beyond that, the connection closes.
+
+Dropping the photograph of a rejected request costs less than a new connection.
+"""
 _MAX_LENGTH_DIGITS: Final = 19
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -79,10 +80,10 @@ class _ReadingControl(FlowControl):
 class UvicornConnection(HttpToolsProtocol):
     """Parses the requests of one connection, and runs the application for one after the other.
 
-    Subclasses override the callbacks of `asyncio.Protocol`, of httptools, `before_newest_runs` and
-    `on_response_complete`. Of uvicorn's attributes they use `flow`, `headers`, `logger`, `loop`,
-    `parser`, `pipeline` (requests that wait), `server_state`, `timeout_keep_alive`, `transport` and
-    `url`.
+    Subclasses override the callbacks of `asyncio.Protocol`, of httptools, `before_newest_runs`,
+    `answer_early` and `on_response_complete`. Of uvicorn's attributes they use `flow`, `headers`,
+    `logger`, `loop`, `parser`, `pipeline` (requests that wait), `server_state`,
+    `timeout_keep_alive`, `transport` and `url`.
     """
 
     transport: BoundedTransport
@@ -104,6 +105,10 @@ class UvicornConnection(HttpToolsProtocol):
     def before_newest_runs(self) -> None:
         """Override this callback: the newest request starts to run, and no other one waits."""
 
+    def answer_early(self, scope: Scope, direct: DirectTransport) -> bool:  # noqa: ARG002
+        """Override this callback: if it answers a request and returns True, that gets no task."""
+        return False
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.cycle.more_body = False  # uvicorn leaves it if the response is complete
@@ -111,10 +116,12 @@ class UvicornConnection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
-        scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)
+        direct = DirectTransport(cycle, self._disconnected)
         if not self.pipeline:
             self.before_newest_runs()
-        super()._start_asgi_task(cycle, app)
+        if not self.answer_early(scope, direct):
+            scope[DIRECT_TRANSPORT] = direct
+            super()._start_asgi_task(cycle, app)
 
     @property
     def is_answering(self) -> bool:

@@ -66,6 +66,10 @@ class ModelCapacity(ImageCount):
         super().__init__()
         self.max_queue_size = max_queue_size
 
+    def is_full(self, priority: Priority) -> bool:
+        """Whether a new image of this priority finds no place."""
+        return self.ahead_of(priority) >= self.max_queue_size
+
 
 class Admission:
     def __init__(
@@ -92,8 +96,8 @@ class Admission:
 
     def check_queue(self, priority: Priority = INTERACTIVE) -> None:
         """Raise OverloadedError if the queue is full. Called before the body is read."""
-        if self._capacity.ahead_of(priority) >= self._capacity.max_queue_size:
-            raise self._queue_full(1, priority)
+        if self._capacity.is_full(priority):
+            raise self.queue_full(1, priority)
 
     def admit(
         self,
@@ -121,7 +125,7 @@ class Admission:
                 f"the queue holds at most {limit} images, got {count}", code="too_many_images"
             )
         if self._capacity.ahead_of(priority) + count > limit:
-            raise self._queue_full(count, priority)
+            raise self.queue_full(count, priority)
         if self.images:
             ahead = self._admitted.ahead_of(priority)
             seconds = decode_seconds + self._predict_seconds(ahead, count, priority)
@@ -134,7 +138,8 @@ class Admission:
                 )
         return Places((self._capacity, self._admitted), count, priority)
 
-    def _queue_full(self, count: int, priority: Priority) -> OverloadedError:
+    def queue_full(self, count: int, priority: Priority) -> OverloadedError:
+        """The error of so many new images that find no place in the queue."""
         waiting, limit = self._capacity.ahead_of(priority), self._capacity.max_queue_size
         return overloaded(
             f"the queue is full: {waiting} of {limit} places are taken, {count} more are needed",

@@ -15,11 +15,12 @@ from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
 from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
-from service.engine.priority import Priority
+from service.engine.priority import INTERACTIVE, Priority
 from service.errors import (
     DeadlineExceededError,
     EveryImageFailedError,
     ImageUrlError,
+    OverloadedError,
     ServiceError,
 )
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
@@ -87,6 +88,20 @@ class PredictionPipeline:
     def check_queue(self, loaded: LoadedVersion, priority: Priority) -> None:
         """Raise OverloadedError if the queue is full. Called before the body is read."""
         self._admission(loaded).check_queue(priority)
+
+    def find_full(self, model: str | None, version: int | None) -> LoadedVersion | None:
+        """The version that would answer an interactive image, if the queue of its model is full."""
+        capacity = self._capacities.get(model or self.registry.default_model or "")
+        if capacity is None or not capacity.is_full(INTERACTIVE):
+            return None
+        try:
+            return self.registry.find(model, version)
+        except ServiceError:
+            return None
+
+    def queue_full_error(self, loaded: LoadedVersion) -> OverloadedError:
+        """The error of an interactive image that finds the queue full."""
+        return self._admission(loaded).queue_full(1, INTERACTIVE)
 
     async def fetch(
         self,

@@ -159,7 +159,7 @@ class NetworkSettings(BaseModel):
         int,
         Field(
             ge=1,
-            description="Most lines per second for requests without an error. How many were left "
-            "out is logged.",
+            description="Most lines per second for requests that were answered, or rejected with "
+            "429. How many were left out is logged.",
         ),
     ] = 200

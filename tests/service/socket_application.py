@@ -12,7 +12,7 @@ from colour_model import MODEL
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
-from service.http.protocol import BoundedHttpProtocol
+from service.server import connection_protocol
 from service.settings import Settings
 from service.versions.registry import Registry
 
@@ -31,9 +31,11 @@ async def listening(
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
     models = {"builtin": False, "default_model": MODEL, "instances": 1}
-    app = create_app(Settings(store=root, **{**models, **settings}), loaded.set_result)
+    chosen = Settings(store=root, **{**models, **settings})
+    app = create_app(chosen, loaded.set_result)
     own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}
-    server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, **own))  # type: ignore[arg-type]
+    protocol = connection_protocol(app, chosen)
+    server = InProcess(uvicorn.Config(app, port=0, http=protocol, **own))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve())
     try:
         registry = await asyncio.wait_for(loaded, PATIENCE_SECONDS)

@@ -274,12 +274,18 @@ def test_requests_above_a_rate_are_left_out_and_counted(
     assert [record.args for record in caplog.records] == [(3,)]
     assert limit.allows(3)
     assert len(caplog.records) == 1
+    assert not limit.leaves_out(3)
+    assert limit.allows(3)
+    assert limit.leaves_out(3)
+    assert not limit.leaves_out(4)
+    assert limit.allows(4)
+    assert [record.args for record in caplog.records] == [(3,), (1,)]
 
 
 def test_rate_limit_never_leaves_out_errors(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests without an error are left out at a limit of 0."""
+    """Requests that were answered, or rejected because of load, are left out at a limit of 0."""
     monkeypatch.setattr(access_log, "rate_limit", LogRateLimit(0))
     scope = {"method": "GET", "path": "/", "raw_path": b"/"}
     for status in (200, 307, 404, 429, 503):
@@ -287,7 +293,7 @@ def test_rate_limit_never_leaves_out_errors(
     logged = [
         record.msg.status for record in caplog.records if isinstance(record.msg, LoggedRequest)
     ]
-    assert logged == [404, 429, 503]
+    assert logged == [404, 503]
 
 
 def test_access_log_can_be_disabled(colour_store: ModelStore, tmp_path: Path) -> None:

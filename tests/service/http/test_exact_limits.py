@@ -62,7 +62,7 @@ async def test_limit_of_framing_is_exact(
 async def test_limit_of_an_unread_body_is_exact(
     colour_store: ModelStore, excess: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 KiB are dropped and the connection stays open; a byte more closes it."""
+    """256 KiB are dropped and the connection stays open; a byte more closes it."""
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)
         length = MAX_UNREAD_BYTES + 2
