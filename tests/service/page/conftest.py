@@ -19,11 +19,14 @@ def browser() -> Iterator["Browser"]:
         "playwright.sync_api", reason="no Playwright: pip install '.[browser-test]'"
     )
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no Chromium: apt-get install chromium")
     with api.sync_playwright() as playwright:
-        # The sandbox needs rights that containers do not give; the pages are our own.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            # The sandbox needs rights that containers do not give; the pages are our own.
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        except api.Error as error:
+            if "Executable doesn't exist" not in error.message:
+                raise
+            pytest.skip("no browser: type `make browser`, or install Chromium (apt-get, brew)")
         yield browser
         browser.close()
 
