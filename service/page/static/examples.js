@@ -66,12 +66,12 @@ export class Examples {
       "section", { class: "nearest", "aria-label": "Looks like" },
       element("h2", { class: "small-title" }, "Looks like"),
       element("ol", {}, nearest.map(({ image, distance: far }) => {
-        const place = `${image.label}, distance ${far.toFixed(2)}`;
+        const apart = `distance ${far.toFixed(2)}`;
         return element(
           "li", { "data-name": image.name },
-          this.#button(image, `${image.name}: ${place}`),
+          this.#button(image, `${image.name}: ${image.label}, ${apart}`),
           element("span", { "aria-hidden": "true" }, image.name,
-            element("span", { class: "muted small" }, place)),
+            element("span", { class: "muted small" }, image.label, element("br"), apart)),
         );
       })),
       element("p", { class: "muted small" },

@@ -5,7 +5,7 @@ import { element, milliseconds } from "./dom.js";
 
 const SECONDS = 60; // shown in each plot
 const RETRY_MILLISECONDS = 3000;
-const [WIDTH, HEIGHT] = [300, 60];
+const HEIGHT = 60;
 const REJECTED = ["overloaded", "rate_limited"]; // codes of the status 429
 const PLOTS = [
   ["Throughput", (now) => now.images, (value) => `${value.toFixed(0)} images/s`],
@@ -153,7 +153,7 @@ class Plot {
   constructor(title, read, format) {
     [this.read, this.format] = [read, format];
     this.value = element("p", { class: "large" }, "–");
-    this.canvas = element("canvas", { width: WIDTH * 2, height: HEIGHT * 2, "aria-hidden": "true" });
+    this.canvas = element("canvas", { height: HEIGHT * 2, "aria-hidden": "true" });
     this.box = element("div", { class: "card plot" }, element("h2", {}, title), this.value, this.canvas);
   }
 
@@ -162,17 +162,26 @@ class Plot {
     const last = values.at(-1);
     this.value.textContent = last === null ? "–" : this.format(last);
     const context = this.canvas.getContext("2d");
+    const width = this.canvas.clientWidth;
+    this.canvas.width = width * 2; // which clears it
     context.setTransform(2, 0, 0, 2, 0, 0);
-    context.clearRect(0, 0, WIDTH, HEIGHT);
-    const colours = getComputedStyle(this.box);
+    const colour = getComputedStyle(this.box).getPropertyValue("--bar");
+    Object.assign(context, { strokeStyle: colour, fillStyle: colour, lineWidth: 2, lineJoin: "round" });
     const top = Math.max(...values, 1e-9);
+    const points = values
+      .map((value, index) => [
+        width - (values.length - 1 - index) * (width / (SECONDS - 1)),
+        value === null ? null : HEIGHT - 3 - (value / top) * (HEIGHT - 6), // null: no request
+      ])
+      .filter(([, y]) => y !== null);
+    if (!points.length) return;
     context.beginPath();
-    values.forEach((value, index) => {
-      if (value === null) return; // no request in this second
-      const x = WIDTH - (values.length - 1 - index) * (WIDTH / (SECONDS - 1));
-      context.lineTo(x, HEIGHT - 3 - (value / top) * (HEIGHT - 6));
-    });
-    Object.assign(context, { strokeStyle: colours.getPropertyValue("--bar"), lineWidth: 2, lineJoin: "round" });
+    for (const [x, y] of points) context.lineTo(x, y);
     context.stroke();
+    context.lineTo(points.at(-1)[0], HEIGHT);
+    context.lineTo(points[0][0], HEIGHT);
+    context.globalAlpha = 0.15;
+    context.fill();
+    context.globalAlpha = 1;
   }
 }

@@ -5,6 +5,8 @@ import { Comparison } from "./compare.js";
 import { announce, button, element, percent, plural } from "./dom.js";
 import { renderError } from "./result.js";
 
+const COLUMNS = ["Version", "State", "Top-1 accuracy", "Proof", "Change"];
+
 export class ModelsView {
   constructor(section) {
     this.problem = element("div");
@@ -34,12 +36,12 @@ export class ModelsView {
 
   #renderModel(detail) {
     const { model, versions } = detail;
-    const table = element(
-      "table", { class: "versions" },
+    const table = element( // the roles, because on a phone it is displayed as cards
+      "table", { class: "versions", role: "table" },
       element("caption", { class: "visually-hidden" }, `Versions of ${model}`),
-      element("thead", {}, element("tr", {}, ["Version", "State", "Top-1 accuracy", "Proof", "Change"].map((title) =>
-        element("th", { scope: "col" }, title)))),
-      element("tbody", {}, versions.map((each) => this.#renderVersion(detail, each))),
+      element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, COLUMNS.map((title) =>
+        element("th", { scope: "col", role: "columnheader" }, title)))),
+      element("tbody", { role: "rowgroup" }, versions.map((each) => this.#renderVersion(detail, each))),
     );
     return element(
       "article", { class: "card", "data-model": model },
@@ -53,9 +55,11 @@ export class ModelsView {
 
   #renderVersion(detail, { version, state, reason, held }) {
     const aliases = Object.entries(detail.aliases ?? {}).filter(([, number]) => number === version);
-    const [accuracy, proof] = [element("td", {}, "…"), element("td", {}, "…")];
-    const more = element("td", { colspan: 5 });
-    const moreRow = element("tr", { hidden: true }, more);
+    const cell = (column, ...children) =>
+      element("td", { role: "cell", "data-title": COLUMNS[column] }, element("div", {}, ...children));
+    const [accuracy, proof] = [element("span", {}, "…"), element("span", {}, "…")];
+    const more = element("td", { role: "cell", colspan: COLUMNS.length });
+    const moreRow = element("tr", { role: "row", hidden: true }, more);
     const toggle = button(`${version}`, () => {
       moreRow.hidden = !moreRow.hidden;
       toggle.setAttribute("aria-expanded", `${!moreRow.hidden}`);
@@ -74,13 +78,13 @@ export class ModelsView {
         { "aria-label": `${title} version ${version} of ${detail.model}` });
     return [
       element(
-        "tr", { "data-version": version },
-        element("th", { scope: "row" }, toggle),
-        element("td", {}, chip(state), aliases.map(([name]) => chip(name)), held && chip(`held: ${held}`),
+        "tr", { role: "row", "data-version": version },
+        element("th", { scope: "row", role: "rowheader", "data-title": COLUMNS[0] }, toggle),
+        cell(1, chip(state), aliases.map(([name]) => chip(name)), held && chip(`held: ${held}`),
           reason && element("p", { class: "small" }, reason)),
-        accuracy, proof,
-        element(
-          "td", {}, element(
+        cell(2, accuracy), cell(3, proof),
+        cell(
+          4, element(
             "span", { class: "actions" },
             hasAliases(detail) && change("Promote", `Point production of ${detail.model} to version ${version}?`, "promote"),
             state === "ready"
@@ -152,21 +156,34 @@ function renderDetails(found, openReport) {
     found.training?.report && element("p", {}, button("Training report", openReport,
       { "aria-label": `Training report of ${found.model} version ${found.version}, in a new tab` })),
     element("dl", {}, facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
-    checks.length > 0 && element(
-      "table", {},
-      element("caption", {}, "Gates"),
-      element("thead", {}, element("tr", {}, ["Check", "Variant", "Value", "Limit", "Result"].map((title) =>
-        element("th", { scope: "col" }, title)))),
-      element("tbody", {}, checks.map(([variant, each]) => element(
-        "tr", {},
-        element("th", { scope: "row", title: each.detail }, each.check),
-        element("td", {}, variant),
-        element("td", {}, each.value.toPrecision(4)),
-        element("td", {}, `${each.comparison === "at_least" ? "≥" : "≤"} ${each.threshold.toPrecision(4)}`),
-        element("td", {}, each.passed ? "passed" : `failed; waived: ${each.waived ?? "no"}`),
-      ))),
-    ),
+    checks.length > 0 && renderChecks(checks),
   );
+}
+
+/** The gates. The variants are named if any of them has gates of its own. */
+function renderChecks(checks) {
+  const named = checks.some(([variant]) => variant !== "all");
+  const titles = ["Check", named && "Variant", "Value", "Limit", "Result"].filter(Boolean);
+  return element(
+    "table", {},
+    element("caption", {}, "Gates"),
+    element("thead", {}, element("tr", {}, titles.map((title) => element("th", { scope: "col" }, title)))),
+    element("tbody", {}, checks.map(([variant, each]) => element(
+      "tr", {},
+      element("th", { scope: "row", title: each.detail },
+        each.check.split("_").flatMap((word, place) => (place ? ["_", element("wbr"), word] : [word]))),
+      named && element("td", {}, variant),
+      element("td", {}, figure(each.value)),
+      element("td", {}, `${each.comparison === "at_least" ? "≥" : "≤"} ${figure(each.threshold)}`),
+      element("td", {}, each.passed ? "passed" : `failed; waived: ${each.waived ?? "no"}`),
+    ))),
+  );
+}
+
+/** A number with up to four digits that count. */
+function figure(value) {
+  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);
+  return `${Number(value.toPrecision(4))}`;
 }
 
 /** Built-in models have no aliases, so nothing can be promoted or rolled back. */
