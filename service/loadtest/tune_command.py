@@ -42,6 +42,12 @@ from service.loadtest.settings_search import (
     list_precisions,
     measure_curves,
 )
+from service.loadtest.worker_measurement import (
+    TunedModel,
+    choose_workers,
+    list_worker_counts,
+    measure_workers,
+)
 
 if TYPE_CHECKING:
     from service.loadtest.terminal import LoadtestTerminal  # needs the extra
@@ -117,6 +123,12 @@ DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
     help="The directory for the result; use the same one for `serve`.",
 )
 @click.option(
+    "--workers/--no-workers",
+    default=True,
+    show_default=True,
+    help="Then also measure the service over HTTP with 1, 2, 4 … workers, up to one per CPU.",
+)
+@click.option(
     "--picture",
     type=OutputFile(*PICTURE_SUFFIXES),
     help="Write the chart to this .svg, .png or .pdf file.  [default: beside the result]",
@@ -131,6 +143,7 @@ def tune(
     max_difference: float,
     store: Path,
     cache: Path,
+    workers: bool,  # noqa: FBT001  as click passes it
     picture: Path | None,
 ) -> None:
     """Find the best instances, threads, batch size and precision of MODEL on this machine.
@@ -141,7 +154,8 @@ def tune(
     MODEL is a name, or a name and version like flowers/3. Each setting runs on the service's own
     engine under full load, so nothing else should run meanwhile. `python -m service` with the same
     --cache uses the result. It holds for these model files, this kind of CPU, this number of CPUs
-    and this version of ONNX Runtime, and is ignored elsewhere.
+    and this version of ONNX Runtime, and is ignored elsewhere. The number of workers is only
+    printed.
     """
     require_extra()
     with errors_in_one_line():
@@ -189,12 +203,29 @@ def tune(
                 )
             tuned = _tuned_settings(TuningKey.of(version, cpus), goal, chosen)
             path = write_tuned_settings(cache, tuned)
+            side = min(version.manifest.input.height, version.manifest.input.width)
+            in_flight = chosen.point.setting.in_flight
+            tuned_model = TunedModel(store, cache, name, version.number, side, in_flight)
         chart = picture or path.with_suffix(".svg")
         draw_tuning(measured, chosen.point, p99_ms, f"{version} on {cpus} CPUs", chart)
         terminal.print(f"chosen: {tuned}")
         terminal.print(f"written: {path}")
         terminal.print(f"chart: {chart}")
-        terminal.print(f"Use them: python -m service --store {store} --cache {cache}")
+        count = 1
+        if workers and cpus > 1 and mode == "throughput":
+            count = _find_workers(terminal, tuned_model, cpus, seconds)
+        option = f" --workers {count}" if count > 1 else ""
+        terminal.print(f"Use them: python -m service --store {store} --cache {cache}{option}")
+
+
+def _find_workers(
+    terminal: "LoadtestTerminal", tuned: TunedModel, cpus: int, seconds: float
+) -> int:
+    """Measure and print what the service carries; the number of workers to use."""
+    measured = measure_workers(tuned, list_worker_counts(cpus), seconds)
+    for each in measured:
+        terminal.print(str(each))
+    return choose_workers(measured).workers
 
 
 def largest_difference(repeated: Iterable[Sequence[float]]) -> float:

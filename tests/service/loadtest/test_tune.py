@@ -10,7 +10,14 @@ from server_process import running
 
 from model_store.store import ModelStore
 from service.engine.tuned_settings import TunedSettings
+from service.host.cpu_limit import cpu_limit
+from service.loadtest import worker_measurement
 from service.loadtest.tune_command import largest_difference, tune
+from service.loadtest.worker_measurement import (
+    WorkerMeasurement,
+    choose_workers,
+    list_worker_counts,
+)
 
 DIGITS = "digits-resnet20"
 
@@ -22,8 +29,11 @@ def run_tune(store: ModelStore, cache: Path, *arguments: object) -> Result:
     return CliRunner().invoke(tune, [str(argument) for argument in given])
 
 
-def test_tuned_settings_are_written_drawn_and_served(store: ModelStore, tmp_path: Path) -> None:
+def test_tuned_settings_are_written_drawn_and_served(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The service uses the tuned settings unless a person has set others."""
+    monkeypatch.setattr(worker_measurement, "ROUNDS", 1)
     cache = tmp_path / "cache"
     done = run_tune(store, cache, DIGITS, "--max-batch-size", 2)
     assert done.exit_code == 0, done.output
@@ -33,6 +43,11 @@ def test_tuned_settings_are_written_drawn_and_served(store: ModelStore, tmp_path
     assert tuned.measured.images_per_second > 0
     assert (cache / "tuning" / f"{DIGITS}.svg").read_text().startswith("<?xml")
     assert str(cache / "tuning" / f"{DIGITS}.svg") in done.stdout
+    carried = re.findall(
+        r"^(\d+) workers?: ([\d,.]+) images/s over HTTP", done.stdout, re.MULTILINE
+    )
+    assert [int(workers) for workers, _ in carried] == list_worker_counts(cpu_limit())
+    assert all(float(speed.replace(",", "")) > 0 for _, speed in carried)
     with running("--store", store.root, "--cache", cache) as server:
         assert server.announced().stderr.wait_for(rf"version={DIGITS}/1 {tuned}$")
         assert "tuned settings used version=cifar10/1" not in server.stderr.text
@@ -42,6 +57,16 @@ def test_tuned_settings_are_written_drawn_and_served(store: ModelStore, tmp_path
         assert server.announced().stderr.wait_for(
             rf"tuned settings used version={DIGITS}/1 precision=fp32$"
         )
+
+
+def test_fewest_workers_with_nearly_the_best_throughput_are_chosen() -> None:
+    measured = [
+        WorkerMeasurement(workers, speed, 1.0, 2.0)
+        for workers, speed in ((1, 80.0), (2, 99.0), (4, 100.0))
+    ]
+    assert choose_workers(measured).workers == 2
+    assert list_worker_counts(6) == [1, 2, 4, 6]
+    assert list_worker_counts(1) == [1]
 
 
 def test_a_choice_that_means_little_is_not_stored(store: ModelStore, tmp_path: Path) -> None:
