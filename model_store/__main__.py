@@ -15,6 +15,12 @@ from model_store.command_line import CommandGroup, SharedOption, echo_json, json
 from model_store.copying import copy_versions
 from model_store.errors import AliasError, ModelStoreError
 from model_store.names import printable
+from model_store.open_store import (
+    StoreLocation,
+    StoreLocationType,
+    open_store,
+    parse_store_location,
+)
 from model_store.providers import CPU, CUDA
 from model_store.sealed_model import load_variant
 from model_store.session import NEEDS_CUDA, SessionOptions
@@ -24,18 +30,18 @@ from model_store.version_text import describe_version, table
 
 
 class StoreType(click.ParamType[ModelStore]):
-    """The root of a model store on the command line."""
+    """A model store on the command line: a directory or a URL."""
 
-    name = "directory"
+    name = "directory or URL"
 
     def convert(
         self,
         value: Any,
-        param: click.Parameter | None,  # noqa: ARG002  click's signature
-        ctx: click.Context | None,  # noqa: ARG002  as above
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> ModelStore:
-        """Return the store under this root, which is not read yet."""
-        return ModelStore(Path(value))
+        """Return the store, which is not read yet."""
+        return open_store(StoreLocationType().convert(value, param, ctx))
 
 
 STORE = SharedOption(
@@ -45,7 +51,8 @@ STORE = SharedOption(
     show_default=True,
     envvar="SERVICE_STORE",
     show_envvar=True,
-    help="Root of the model store. The built-in models are always below it, read-only.",
+    help="The model store: a directory, or a URL like s3://bucket/models. The built-in models "
+    "are always below it, read-only.",
 )
 model_argument = click.argument("model")
 alias_option = click.option(
@@ -117,7 +124,7 @@ def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -
     \b
       python -m model_store show flowers production
     """
-    with store.open(model, store.resolve(model, version), verify=False) as opened:
+    with store.open_manifest(model, store.resolve(model, version)) as opened:
         if as_json:
             click.echo(opened.manifest.to_bytes(), nl=False)
         else:
@@ -160,7 +167,8 @@ def verify(
     if public_key:
         from model_store.signature import TrustedKeys  # noqa: PLC0415  takes 30 ms
 
-        store = ModelStore(store.root, trusted_keys=TrustedKeys.read(public_key))
+        location = parse_store_location(store.location)
+        store = open_store(location, trusted_keys=TrustedKeys.read(public_key))
     results = []
     for name in [model] if model else store.models():
         for number in [store.resolve(name, version)] if version else store.versions(name):
@@ -230,26 +238,29 @@ def aliases(store: ModelStore, model: str, *, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("source", type=StoreLocationType())
+@click.argument("destination", type=StoreLocationType())
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 def copy(
     store: ModelStore,  # noqa: ARG001  shared by all commands; this one names both stores
-    source: Path,
-    destination: Path,
+    source: StoreLocation,
+    destination: StoreLocation,
     models: tuple[str, ...],
 ) -> None:
     """Copy versions from the store SOURCE into the store DESTINATION.
 
     \b
       python -m model_store copy model_store/models /srv/models flowers
+      python -m model_store copy model_store/models s3://bucket/models
 
     Without MODEL, every model is copied. Versions that DESTINATION already has are skipped. Aliases
     are not copied: `promote` decides what the destination serves.
     """
-    stores = ModelStore(source, builtin_root=None), ModelStore(destination, builtin_root=None)
-    destination.mkdir(parents=True, exist_ok=True)
-    for version in copy_versions(*stores, models):
+    source_store, destination_store = (open_store(each, None) for each in (source, destination))
+    if not source_store.exists():
+        raise click.UsageError(f"there is no store {source_store.location}")
+    destination_store.create()
+    for version in copy_versions(source_store, destination_store, models):
         verb = "copied " if version.is_new else "skipped"
         path = f"{version.model}/{version.source}"
         click.echo(f"{verb} {path} -> {version.model}/{version.destination}")
@@ -282,7 +293,7 @@ def prune(context: click.Context, store: ModelStore, model: str, keep: int, *, y
         click.echo(f"{verb} {model}/{leftover}  left by a killed process")
     if not yes and (report.deleted or report.leftovers):
         command = [*context.command_path.split(), model, "--keep", str(keep)]
-        command += ["--store", str(store.root), "--yes"]
+        command += ["--store", store.location, "--yes"]
         click.echo(f"Nothing was deleted. To delete, run: {shlex.join(command)}")
 
 
@@ -299,7 +310,7 @@ def _version_rows(store: ModelStore, model: str | None) -> Iterator[dict[str, An
             aliases = [alias for alias, target in targets.items() if target == number]
             row = _row(name, number, listed.layer, aliases, alias_error)
             try:
-                with store.open(name, number, verify=False) as version:
+                with store.open_manifest(name, number) as version:
                     manifest = version.manifest
                     row["top1"] = manifest.metrics.top1 if manifest.metrics else None
                     row["created_at"] = manifest.created_at.isoformat()

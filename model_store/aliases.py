@@ -178,16 +178,14 @@ class Aliases:
         by: str | None,
     ) -> AliasEvent:
         check_alias_name(alias)
-        directory = self._directory / alias
         try:
-            return self._append_event(directory, alias, decide, why, by)
+            return self._append_event(alias, decide, why, by)
         except OSError as error:
             kind = StoreReadOnlyError if error.errno in _READ_ONLY_ERRORS else AliasError
             raise kind(f"{self._model}: {alias} cannot be moved: {error.strerror}") from error
 
     def _append_event(
         self,
-        directory: Path,
         alias: str,
         decide: Callable[[Sequence[AliasEvent]], tuple[Literal["promote", "rollback"], int]],
         why: str,
@@ -196,7 +194,6 @@ class Aliases:
         while True:
             numbers = self._numbers(alias)
             action, version = decide([self._read(alias, number) for number in numbers])
-            make_directory_durably(directory)  # after `decide`, which may raise
             event = AliasEvent(
                 action=action, version=version, when=now(), by=by or _current_user(), why=why
             )
@@ -206,16 +203,23 @@ class Aliases:
                     f"{self._model}: {alias} cannot be moved: the reason must be shorter, because "
                     f"an event has at most {MAX_EVENT_BYTES} bytes"
                 )
-            draft = directory / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
-            write_durably(draft, data)
             try:
-                os.link(draft, directory / f"{(numbers[-1] if numbers else 0) + 1:08d}{_SUFFIX}")
+                self._create_event(alias, _event_name((numbers[-1] if numbers else 0) + 1), data)
             except FileExistsError:
                 continue  # another process moved the alias first, so decide again
-            finally:
-                draft.unlink(missing_ok=True)
-            sync_directory(directory)
             return event
+
+    def _create_event(self, alias: str, name: str, data: bytes) -> None:
+        """Write a complete event. Raises FileExistsError if there is one of that name."""
+        directory = self._directory / alias
+        make_directory_durably(directory)
+        draft = directory / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
+        write_durably(draft, data)
+        try:
+            os.link(draft, directory / name)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_directory(directory)
 
     def _numbers(self, alias: str) -> list[int]:
         check_name(alias, "alias")
@@ -237,16 +241,23 @@ class Aliases:
                 f"{self._model}: its aliases cannot be read: {error.strerror}"
             ) from error
 
+    def _read_event(self, alias: str, name: str) -> bytes:
+        path = f"{alias}/{name}"
+        with open_regular_below(self._directory, path) as file:
+            return read_open_file(file, Path(path), MAX_EVENT_BYTES)
+
     def _read(self, alias: str, number: int) -> AliasEvent:
-        name = f"{alias}/{number:08d}{_SUFFIX}"
         try:
-            with open_regular_below(self._directory, name) as file:
-                data = read_open_file(file, Path(name), MAX_EVENT_BYTES)
+            data = self._read_event(alias, _event_name(number))
             return AliasEvent.model_validate_json(data)
         except (OSError, ValidationError) as error:
             raise AliasError(
                 f"{self._model}: event {number} of alias {alias} is damaged: {type(error).__name__}"
             ) from None
+
+
+def _event_name(number: int) -> str:
+    return f"{number:08d}{_SUFFIX}"
 
 
 def rollback_history(history: Sequence[AliasEvent]) -> list[int]:

@@ -60,6 +60,6 @@ def _numbers_by_digest(store: ModelStore, model: str) -> dict[str, int]:
         return {}
     numbers = {}
     for number in store.versions(model):
-        with store.open(model, number, verify=False) as version:
+        with store.open_manifest(model, number) as version:
             numbers[version.digest] = number
     return numbers

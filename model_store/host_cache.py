@@ -5,6 +5,7 @@ to this user or to root, and only its owner may write to it.
 
 ::
 
+    <cache>/versions/<key>/   versions of an object store          model_store.remote_store
     <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
     <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
     <cache>/trials/           versions that passed or died       service.versions.trial_records
@@ -156,7 +157,7 @@ def _measure_entries(folder: Path) -> list[_Entry]:
         if path.name.startswith("."):
             continue
         with suppress(OSError):  # another process deletes it at the same time
-            files = [file.stat() for file in (path.iterdir() if path.is_dir() else [path])]
+            files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
             used_at = max((file.st_mtime for file in files), default=0.0)
             entries.append(_Entry(path, sum(file.st_size for file in files), used_at))
     return entries

@@ -30,7 +30,7 @@ def prune_versions(
     directory: Path, versions: Sequence[int], aliases: Aliases, keep: int, *, dry_run: bool
 ) -> PruneReport:
     """Prune the versions in the directory of a model; see `ModelStore.prune`."""
-    kept = _needed_versions(versions, aliases, keep)
+    kept = needed_versions(versions, aliases, keep)
     deleted = []
     for version in sorted(set(versions) - set(kept)):
         if dry_run or remove_tree_if_unused(directory / str(version)):
@@ -44,7 +44,7 @@ def prune_versions(
     )
 
 
-def _needed_versions(versions: Sequence[int], aliases: Aliases, keep: int) -> dict[int, str]:
+def needed_versions(versions: Sequence[int], aliases: Aliases, keep: int) -> dict[int, str]:
     """Why a version is kept, by version number."""
     kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
     for alias in aliases.names():

@@ -100,6 +100,30 @@ class ModelStore:
             self._layers.append(("built-in", builtin_root))
 
     @property
+    def location(self) -> str:
+        """Where the store is, as it was given."""
+        return str(self.root)
+
+    @property
+    def absolute_location(self) -> str:
+        """Where the store is, whatever the working directory."""
+        return str(self.root.resolve())
+
+    def exists(self) -> bool:
+        """Whether the root exists."""
+        return self.root.exists()
+
+    def create(self) -> None:
+        """Create the root if it does not exist. Raises PublishError if it is not writable."""
+        root = self.root.resolve()
+        nearest = next(path for path in (root, *root.parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise PublishError(
+                f"cannot write to the store {self.root}: {nearest} is not a writable directory"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+
+    @property
     def has_not_appeared(self) -> bool:
         """Whether the root may appear later and has never existed."""
         if self._may_appear and os.path.lexists(self.root):
@@ -212,6 +236,14 @@ class ModelStore:
                 opened.close()
                 raise
         return opened
+
+    def open_manifest(self, model: str, version: int) -> Version:
+        """Open a version only for its manifest: its files are not verified, and may be missing.
+
+        Raises:
+            ModelStoreError: As `open`.
+        """
+        return self.open(model, version, verify=False)
 
     def publish(
         self, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]

@@ -13,6 +13,7 @@ from model_store import __version__
 from model_store.errors import StoreUnreadableError
 from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
+from model_store.open_store import open_store
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service.engine.options import Caches, EngineOptions, engine_options
@@ -197,12 +198,14 @@ def _open_store(settings: Settings) -> ModelStore:
         from model_store.signature import TrustedKeys  # noqa: PLC0415  takes 30 ms
 
         trusted_keys = TrustedKeys.read(settings.require_signature)
-    return ModelStore(
+    return open_store(
         settings.store,
         BUILTIN_ROOT if settings.builtin else None,
         may_appear=True,
         trusted_keys=trusted_keys,
         model_name=settings.model_name,
+        cache=settings.cache,
+        cache_max_bytes=settings.store_cache_max_bytes,
     )
 
 

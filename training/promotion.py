@@ -1,6 +1,5 @@
 """Checks before a publish, and which version serves after it."""
 
-import os
 from contextlib import suppress
 from typing import get_args
 
@@ -10,27 +9,12 @@ from model_store.manifest import Precision
 from model_store.store import ModelStore
 
 
-def create_store(store: ModelStore) -> None:
-    """Create the directory of the store if it does not exist.
-
-    Raises:
-        PublishError: It is not writable. Commands call this before the training starts.
-    """
-    root = store.root.resolve()
-    nearest = next(path for path in (root, *root.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PublishError(
-            f"cannot write to the store {store.root}: {nearest} is not a writable directory"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-
-
 def require_holdable(store: ModelStore, model: str) -> None:
     """Raise PublishError if a new version of the model would serve even with `--no-promote`.
 
     Built-in models have no aliases, so any version under their name replaces them.
     """
-    create_store(store)
+    store.create()
     if model in store.models() and store.layer(model) == "built-in":
         raise PublishError(
             f"{model} is a built-in model: a version published under its name serves at once, even "
@@ -45,7 +29,7 @@ def pin_serving_version(store: ModelStore, model: str) -> None:
     Without `production`, the newest version serves, even one that is published without promotion.
     Call this before such a publish, so that the current version keeps serving.
     """
-    if not store.root.exists() or model not in store.models() or store.layer(model) == "built-in":
+    if not store.exists() or model not in store.models() or store.layer(model) == "built-in":
         return
     if store.aliases(model).version(PRODUCTION) is None:
         why = "it was serving when a version was published without promotion"
@@ -64,8 +48,8 @@ def missing_precisions(
         return None
     with suppress(ManifestError):  # a damaged version has no precisions
         with (
-            store.open(model, before, verify=False) as old,
-            store.open(model, version, verify=False) as new,
+            store.open_manifest(model, before) as old,
+            store.open_manifest(model, version) as new,
         ):
             present, previous = (
                 {variant.precision for variant in each.manifest.variants} for each in (new, old)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from model_store.open_store import StoreLocation, StoreLocationType, open_store
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
 from service.commands.classifiers import (
     ImageClassifier,
@@ -31,9 +32,9 @@ MAX_PROBES: Final = 5
 @click.argument("paths", nargs=-1)
 @click.option("--model", help=f"The model.  [default: {BUILTIN_DEFAULT_MODEL}]")
 @click.option("--version", "version", help="A version number or an alias.  [default: production]")
-@click.option("--store", "root", type=click.Path(path_type=Path), default=DEFAULT_ROOT,
+@click.option("--store", "root", type=StoreLocationType(), default=DEFAULT_ROOT,
               show_default=True, envvar="SERVICE_STORE", show_envvar=True,
-              help="The model store to read.")  # fmt: skip
+              help="The model store to read: a directory or a URL.")  # fmt: skip
 @click.option("--url", envvar="RESIDENT_URL", show_envvar=True,
               help="Ask this running service instead of loading the model here.")  # fmt: skip
 @click.option("--local", is_flag=True,
@@ -50,8 +51,9 @@ MAX_PROBES: Final = 5
 @click.option("--format", "style", type=click.Choice(["table", "json", "csv"]), default="table",
               show_default=True, help="json prints one object per line.")  # fmt: skip
 def predict(
-    paths: tuple[str, ...], model: str | None, version: str | None, root: Path, url: str | None,
-    local: bool, key: str | None, top_k: int, labels_folder: Path | None,  # noqa: FBT001
+    paths: tuple[str, ...], model: str | None, version: str | None, root: StoreLocation,
+    url: str | None, local: bool, key: str | None, top_k: int,  # noqa: FBT001
+    labels_folder: Path | None,
     other_version: str | None, style: str,
 ) -> None:  # fmt: skip
     r"""Classify images: files, folders, patterns, or `-` for one image on stdin.
@@ -70,7 +72,7 @@ def predict(
     if url and not local:
         open_classifier = partial(_open_remote, url, model, key)
     else:
-        open_classifier = partial(_open_local, ModelStore(root), model or BUILTIN_DEFAULT_MODEL)
+        open_classifier = partial(_open_local, open_store(root), model or BUILTIN_DEFAULT_MODEL)
     if labels_folder:
         labels = labelled_images(labels_folder)
         classifiers = [open_classifier(version)]

@@ -10,13 +10,25 @@ from pydantic.fields import FieldInfo
 
 from model_store import __version__
 from model_store.command_line import describe_path
-from model_store.errors import KeyFileError, ProviderError
+from model_store.errors import (
+    KeyFileError,
+    ProviderError,
+    PublishError,
+    StoreUnreadableError,
+)
+from model_store.open_store import open_store
 from model_store.validation import describe_validation_error
 from service.key_file import ApiKeysError
 from service.settings import Settings
 from service.sockets import ListenError
 
-METAVARS: Final = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "dict": "JSON"}
+METAVARS: Final = {
+    "int": "INTEGER",
+    "float": "NUMBER",
+    "Path": "PATH",
+    "UnionType": "PATH|URL",
+    "dict": "JSON",
+}
 OTHER_NAMES: Final = {"store": ("model-dir",), "port": ("http-port",)}
 """Further names of options, as KServe passes them. Underscores are the same as hyphens."""
 
@@ -77,11 +89,9 @@ def serve(context: click.Context, /, **options: Any) -> None:
         raise click.UsageError(f"invalid settings: {describe_validation_error(error)}") from None
     if settings.create_store:
         try:
-            settings.store.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(
-                f"--create-store: {settings.store} cannot be created: {error.strerror}"
-            ) from None
+            open_store(settings.store).create()
+        except (PublishError, StoreUnreadableError, OSError) as error:
+            raise click.UsageError(f"--create-store: {error}") from None
     _run(settings)
 
 

@@ -10,7 +10,8 @@ import click
 from model_store.command_line import describe_path
 from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
-from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
+from model_store.open_store import StoreLocation, StoreLocationType, open_store
+from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT
 from service.engine.tuned_settings import (
     FOLDER,
     Mode,
@@ -108,11 +109,11 @@ DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
     "--store",
-    type=DIRECTORY,
+    type=StoreLocationType(),
     default=DEFAULT_ROOT,
     show_default=True,
     envvar="SERVICE_STORE",
-    help="The root of the model store.",
+    help="The model store: a directory, or a URL like s3://bucket/models.",
 )
 @click.option(
     "--cache",
@@ -141,7 +142,7 @@ def tune(
     largest: int,
     seconds: float,
     max_difference: float,
-    store: Path,
+    store: StoreLocation,
     cache: Path,
     workers: bool,  # noqa: FBT001  as click passes it
     picture: Path | None,
@@ -166,7 +167,7 @@ def tune(
 
         terminal, goal, cpus = LoadtestTerminal(Console()), TuneGoal(mode, p99_ms), cpu_limit()
         open_host_cache(cache, FOLDER)  # fails before the measurement, not after it
-        model_store = ModelStore(store, BUILTIN_ROOT)
+        model_store = open_store(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
         with model_store.open(name, model_store.resolve(name, number or None)) as version:
             precisions = list_precisions(

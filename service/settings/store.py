@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from model_store.host_cache import default_host_cache
 from model_store.names import is_name
+from model_store.open_store import StoreLocation, parse_store_location
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT
 from service.settings.units import MEBIBYTE
 from service.versions.version_policy import PolicyText
@@ -37,10 +38,11 @@ class StoreSettings(BaseModel):
     """Which models and versions the service loads, and where it keeps what it derives from them."""
 
     store: Annotated[
-        Path,
+        StoreLocation,
+        BeforeValidator(parse_store_location),
         Field(
             description="Root directory of the model store, or the directory of one model or of "
-            "one version. Also --model-dir."
+            "one version, or a URL like s3://bucket/models. Also --model-dir."
         ),
     ] = DEFAULT_ROOT
     model_name: Annotated[
@@ -63,6 +65,14 @@ class StoreSettings(BaseModel):
             "0 checks only at startup, and when a version was tried or is tried again.",
         ),
     ] = 2.0
+    store_cache_max_bytes: Annotated[
+        int,
+        Field(
+            ge=MEBIBYTE,
+            description="Most bytes of versions of an object store in SERVICE_CACHE; the least "
+            "recently used are deleted first, but none that is loaded.",
+        ),
+    ] = 16 * 1024 * MEBIBYTE
     builtin: Annotated[
         bool, Field(description="Also serve the models that ship with the project.")
     ] = True

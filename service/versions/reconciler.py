@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import ModelContents
@@ -50,7 +49,7 @@ def apply_store(change: RegistryChange) -> None:
     try:
         # In this order: a store that appears in between is complete at the next reconciliation.
         missing, contents = registry.store.has_not_appeared, registry.store.contents()
-        change.set_error(_describe_missing(registry.store.root) if missing else None)
+        change.set_error(_describe_missing(registry.store.location) if missing else None)
         if missing:
             registry.problems.report("store", f"model store unreadable reason={registry.error!r}")
         _apply_contents(change, contents, complete=not missing)
@@ -68,7 +67,7 @@ def apply_store(change: RegistryChange) -> None:
         change.trim_memory()
 
 
-def _describe_missing(root: Path) -> str:
+def _describe_missing(root: str) -> str:
     return (
         f"the model store {root} does not exist, and only built-in models serve; "
         "correct the path, or create it with --create-store"

@@ -39,7 +39,7 @@ def only_our_layers(builtin_root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     def make(root: Path, builtin_root: Path | None = builtin_root, **options: Any) -> ModelStore:
         return ModelStore(root, builtin_root, **options)
 
-    monkeypatch.setattr(model_store.__main__, "ModelStore", make)
+    monkeypatch.setattr(model_store.__main__, "open_store", make)
     monkeypatch.delenv("SERVICE_STORE", raising=False)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

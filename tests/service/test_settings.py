@@ -57,6 +57,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "gpu_memory_bytes": ("2000000000", 2_000_000_000),
     "cache": ("/srv/cache", Path("/srv/cache")),
     "cache_max_bytes": ("8", 8),
+    "store_cache_max_bytes": ("2097152", 2097152),
     "log_level": ("debug", "debug"),
     "triton_metrics": ("true", True),
     "access_log": ("false", False),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import check_version
 from training.commands.options import PROMOTE, SIGN_KEY, STORE, pass_console
-from training.promotion import create_store, require_holdable
+from training.promotion import require_holdable
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -24,7 +23,12 @@ if TYPE_CHECKING:
 @PROMOTE
 @pass_console
 def add_embedding(
-    console: Console, model: str, store: Path, signing_key: SigningKey | None, *, promote: bool
+    console: Console,
+    model: str,
+    store: StoreLocation,
+    signing_key: SigningKey | None,
+    *,
+    promote: bool,
 ) -> None:
     """Publish MODEL or MODEL/VERSION with the output `embedding`, as the next version.
 
@@ -41,8 +45,8 @@ def add_embedding(
     from training.importing.embedding_output import add_embedding_output
     from training.quantization.publication import open_source_version
 
-    model_store = ModelStore(store, signing_key=signing_key)
-    create_store(model_store)
+    model_store = open_store(store, signing_key=signing_key)
+    model_store.create()
     if not promote:
         require_holdable(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from model_store.aliases import PRODUCTION
+from model_store.open_store import StoreLocation, open_store
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.commands.compute_options import ComputeOptions
@@ -83,7 +84,9 @@ def open_display(console: Console, process: DistributedProcess, run: Run) -> Tra
 
 
 @contextlib.contextmanager
-def print_resume_command(display: TrainingDisplay, run: Run, store: Path) -> Iterator[None]:
+def print_resume_command(
+    display: TrainingDisplay, run: Run, store: StoreLocation
+) -> Iterator[None]:
     """If the run is interrupted, print the command that resumes it and exit with 130."""
     try:
         yield
@@ -136,7 +139,7 @@ def print_next_step(display: TrainingDisplay, run: Path) -> None:
         print_next(display, "training", "resume", run)
 
 
-def print_next_run(display: TrainingDisplay, run: Run, store: Path, *changes: str) -> None:
+def print_next_run(display: TrainingDisplay, run: Run, store: StoreLocation, *changes: str) -> None:
     """Print the command that trains and publishes with the values of this run and `changes`."""
     words = run.config.command_words(paths=True)
     options = ("--runs", run.path.parent, "--store", store)
@@ -144,10 +147,10 @@ def print_next_run(display: TrainingDisplay, run: Run, store: Path, *changes: st
 
 
 def print_published(
-    display: TrainingDisplay, model: str, published: Published, store: Path
+    display: TrainingDisplay, model: str, published: Published, store: StoreLocation
 ) -> None:
     """Print where a version is, which version serves, and what comes next."""
-    model_store, version, options = ModelStore(store), published.version, ("--store", store)
+    model_store, version, options = open_store(store), published.version, ("--store", store)
     display.say(f"published {model} version {version} to {store}")
     live = model_store.aliases(model).version(PRODUCTION)
     if live is None:
@@ -194,7 +197,7 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
             f"the server at {server.address} does not serve version {number}: it reads another "
             "store, or its log says why"
         )
-    print_next(display, "service", "--store", store.root)
+    print_next(display, "service", "--store", store.location)
     display.say_command("then", *curl)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from model_store.names import check_name
+from model_store.open_store import StoreLocation, open_store
 from model_store.store import ModelStore
 from training.data.sources import resolve_source
 from training.errors import RunError
@@ -102,7 +103,7 @@ def check_request(values: Mapping[str, Any]) -> None:
         check_name(f"{Path(data[0]).stem}-{architecture}")
 
 
-def check_retraining(reference: str, store: Path, values: Mapping[str, Any]) -> None:
+def check_retraining(reference: str, store: StoreLocation, values: Mapping[str, Any]) -> None:
     """Check the options of `retrain`.
 
     Raises:
@@ -116,12 +117,12 @@ def check_retraining(reference: str, store: Path, values: Mapping[str, Any]) -> 
         rename_classes(version.model, version.manifest.class_names, values["rename"])
 
 
-def check_version(reference: str, store: Path) -> None:
+def check_version(reference: str, store: StoreLocation) -> None:
     """Raise ModelStoreError if there is no such version of the store."""
     if not Path(reference).is_file():
         open_version(_existing_or_empty(store), reference, verify=False).close()
 
 
-def _existing_or_empty(root: Path) -> ModelStore:
+def _existing_or_empty(root: StoreLocation) -> ModelStore:
     # `run` and others create the store after these checks
-    return ModelStore(root, may_appear=True)
+    return open_store(root, may_appear=True)

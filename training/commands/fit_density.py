@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console
-from training.promotion import create_store, require_holdable
+from training.promotion import require_holdable
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -36,7 +36,7 @@ def fit_density(
     model: str,
     data: tuple[str, ...],
     data_dir: Path | None,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     *,
     promote: bool,
@@ -57,8 +57,8 @@ def fit_density(
     from training.quantization.publication import open_source_version
     from training.quantization.version_data import open_version_data
 
-    model_store = ModelStore(store, signing_key=signing_key)
-    create_store(model_store)
+    model_store = open_store(store, signing_key=signing_key)
+    model_store.create()
     if not promote:
         require_holdable(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:

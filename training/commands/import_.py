@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import (
     check_model_name,
     check_output_file,
@@ -28,7 +28,6 @@ from training.gates.waivers import IMPORT_CHECKS
 from training.importing.labels import read_labels
 from training.importing.preset_names import TIMM
 from training.learning.architectures import TORCHVISION_NETWORKS, parse_architecture
-from training.promotion import create_store
 from training.run.initial_reference import require_pretrained
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def import_network(
     min_accuracy: float | None,
     golden_samples: int,
     model: str,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     report: Path | None,
     waivers: dict[str, str],
@@ -151,11 +150,11 @@ def import_network(
     from training.importing.publication import apply_waivers, publish_import
     from training.importing.verification import verify
 
-    model_store = ModelStore(store, signing_key=signing_key)
+    model_store = open_store(store, signing_key=signing_key)
     display = TrainingDisplay(console)
     report_file = report or Path(f"{model}-import.md")
     with _exit_code_2():
-        create_store(model_store)
+        model_store.create()
         display.announce("read")
         candidate = _read(values)
         verification_set = (

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store.command_line import format_command
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import WORKERS, ComputeOptions, compute_options
 from training.commands.early_checks import check_output_file, check_run
 from training.commands.options import (
@@ -229,7 +229,7 @@ def find_rate(
     request: RunRequest,
     runs: Path,
     steps: int,
-    store: Path,
+    store: StoreLocation,
     compute: ComputeOptions,
 ) -> None:
     """Find a learning rate: raise it until the loss diverges. The weights are not kept.
@@ -246,7 +246,7 @@ def find_rate(
     from training.steps.worker_choice import choose_workers
     from training.tables import rate_table
 
-    run, images = start_run(request, runs, ModelStore(store))
+    run, images = start_run(request, runs, open_store(store))
     display = TrainingDisplay(console)
     with join_processes(compute) as process, display:
         data = open_run_data(run, display.count("checking"), process, images=images)

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from model_store.errors import KeyFileError
+from model_store.open_store import StoreLocationType
 from model_store.store import DEFAULT_ROOT
 from training.commands.early_checks import (
     check_architecture,
@@ -44,12 +45,12 @@ RUNS = click.option(
 )
 STORE = click.option(
     "--store",
-    type=DIRECTORY,
+    type=StoreLocationType(),
     default=DEFAULT_ROOT,
     show_default=True,
     envvar="SERVICE_STORE",
     show_envvar=True,
-    help="Directory of the model store.",
+    help="The model store: a directory, or a URL like s3://bucket/models.",
 )
 PROMOTE = click.option(
     "--promote/--no-promote",

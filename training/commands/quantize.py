@@ -9,11 +9,11 @@ import click
 from rich.console import Console
 
 from model_store.manifest import Precision
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console, waive_option
 from training.gates.waivers import VARIANT_CHECKS
-from training.promotion import create_store, require_holdable
+from training.promotion import require_holdable
 from training.quantization.defaults import (
     DEFAULT_CALIBRATION_IMAGES,
     DEFAULT_MAX_LOSS,
@@ -74,7 +74,7 @@ def quantize(
     data_dir: Path | None,
     max_loss: float,
     calibration_images: int,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
     *,
@@ -101,8 +101,8 @@ def quantize(
     from training.quantization.version_data import open_version_data
     from training.tables import sensitivity_table
 
-    model_store = ModelStore(store, signing_key=signing_key)
-    create_store(model_store)
+    model_store = open_store(store, signing_key=signing_key)
+    model_store.create()
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:
         require_holdable(model_store, model.partition("/")[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_model_name, check_retraining
 from training.commands.options import (
@@ -21,7 +21,6 @@ from training.commands.options import (
     waive_option,
 )
 from training.gates.waivers import RUN_CHECKS
-from training.promotion import create_store
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -60,7 +59,7 @@ def retrain(
     /,
     version: str,
     runs: Path,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
     compute: ComputeOptions,
@@ -83,8 +82,8 @@ def retrain(
     from training.commands.run import finish_run
     from training.run.launch import start_shared_run
 
-    model_store = ModelStore(store, signing_key=signing_key)
-    create_store(model_store)
+    model_store = open_store(store, signing_key=signing_key)
+    model_store.create()
     request = build_request(values, retrain=version)
     with join_processes(compute) as process:
         run, images = start_shared_run(request, runs, model_store, process)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from model_store.open_store import StoreLocation, open_store
 from model_store.store import ModelStore
 from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_sources
@@ -22,7 +23,6 @@ from training.commands.options import (
     waive_option,
 )
 from training.gates.waivers import RUN_CHECKS
-from training.promotion import create_store
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -50,7 +50,7 @@ def run(
     console: Console,
     request: RunRequest,
     runs: Path,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
     compute: ComputeOptions,
@@ -71,8 +71,8 @@ def run(
     from training.commands.common import join_processes
     from training.run.launch import start_shared_run
 
-    model_store = ModelStore(store, signing_key=signing_key)
-    create_store(model_store)
+    model_store = open_store(store, signing_key=signing_key)
+    model_store.create()
     with join_processes(compute) as process:
         started, images = start_shared_run(request, runs, model_store, process)
         if prove_resume:
@@ -99,7 +99,7 @@ def resume(
     run: Path,
     data: tuple[str, ...],
     data_dir: Path | None,
-    store: Path,
+    store: StoreLocation,
     signing_key: SigningKey | None,
     waivers: dict[str, str],
     compute: ComputeOptions,
@@ -116,7 +116,7 @@ def resume(
     from training.run.directory import Run
     from training.run.request import move_data
 
-    model_store = ModelStore(store, signing_key=signing_key)
+    model_store = open_store(store, signing_key=signing_key)
     opened = Run.open(run)
     if data or data_dir:
         opened = move_data(opened, data, data_dir)
@@ -141,7 +141,7 @@ def cross_validate(
     request: RunRequest,
     runs: Path,
     folds: int,
-    store: Path,
+    store: StoreLocation,
     compute: ComputeOptions,
 ) -> None:
     """Train once per fold and test each image exactly once. Publishes nothing.
@@ -160,7 +160,7 @@ def cross_validate(
     from training.steps import cross_validation
 
     with join_processes(compute) as process:
-        run, images = start_shared_run(request, runs, ModelStore(store), process)
+        run, images = start_shared_run(request, runs, open_store(store), process)
         with (
             open_display(console, process, run) as display,
             interruptible(process) as interrupted,
@@ -205,7 +205,7 @@ def finish_run(
         what = f"{config.architecture} on {', '.join(config.data)}"
         display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
         say_start_changes(display, run)
-        with print_resume_command(display, run, store.root):
+        with print_resume_command(display, run, store.location):
             published = pipeline.finish_run(
                 run,
                 store,
@@ -219,7 +219,7 @@ def finish_run(
         display.say(describe_accuracy(run))
         if published:
             display.say(f"report: {run.path / REPORT_FILE}")
-            print_published(display, config.model, published, store.root)
+            print_published(display, config.model, published, store.location)
 
 
 def _prove_resume(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from model_store.store import ModelStore
+from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_run
 from training.commands.options import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @compute_options
 @pass_console
 def train(
-    console: Console, request: RunRequest, runs: Path, store: Path, compute: ComputeOptions
+    console: Console, request: RunRequest, runs: Path, store: StoreLocation, compute: ComputeOptions
 ) -> None:
     """Start a run and train it.
 
@@ -60,7 +60,7 @@ def train(
     from training.steps.train import train as train_run
 
     with join_processes(compute) as process:
-        run, images = start_shared_run(request, runs, ModelStore(store), process)
+        run, images = start_shared_run(request, runs, open_store(store), process)
         with (
             open_display(console, process, run) as display,
             interruptible(process) as interrupted,
@@ -160,7 +160,7 @@ def export(console: Console, run: Path) -> None:
 @STORE
 @waive_option(RUN_CHECKS)
 @pass_console
-def gate(console: Console, run: Path, store: Path, waivers: dict[str, str]) -> None:
+def gate(console: Console, run: Path, store: StoreLocation, waivers: dict[str, str]) -> None:
     """Check the export against the trained network and the live version; exit with 1 on failure.
 
     \b
@@ -170,7 +170,7 @@ def gate(console: Console, run: Path, store: Path, waivers: dict[str, str]) -> N
     from training.gates import gate as gates
 
     with _opened(console, run) as (opened, data, display):
-        checks = gates.gate(opened, data, waivers, ModelStore(store))
+        checks = gates.gate(opened, data, waivers, open_store(store))
         display.show_checks(checks, gates.read_notices(opened))
         gates.require_passed(checks)
         print_next(display, "training", "publish", run, "--store", store)
@@ -183,7 +183,12 @@ def gate(console: Console, run: Path, store: Path, waivers: dict[str, str]) -> N
 @PROMOTE
 @pass_console
 def publish(
-    console: Console, run: Path, store: Path, signing_key: SigningKey | None, *, promote: bool
+    console: Console,
+    run: Path,
+    store: StoreLocation,
+    signing_key: SigningKey | None,
+    *,
+    promote: bool,
 ) -> None:
     """Publish the export of a run as the next version of its model.
 
@@ -195,7 +200,7 @@ def publish(
 
     with _opened(console, run) as (opened, data, display):
         published = publish_run(
-            opened, data, ModelStore(store, signing_key=signing_key), promote=promote
+            opened, data, open_store(store, signing_key=signing_key), promote=promote
         )
         print_published(display, opened.config.model, published, store)
 

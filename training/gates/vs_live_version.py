@@ -50,7 +50,7 @@ def compare_with_live(
     reason, `say` gets the reason, and the manifest has it in the detail of the check `latency`.
     """
     model = run.config.model
-    if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
+    if not store.exists() or model not in store.models() or store.layer(model) != "published":
         return
     try:
         live = store.open(model, store.resolve(model))

@@ -124,7 +124,7 @@ def _find_same(
         return None
     number = store.versions(model)[-1]
     digests = {path: sha256(data).hexdigest() for path, data in files.items()}
-    with suppress(ManifestError), store.open(model, number, verify=False) as version:
+    with suppress(ManifestError), store.open_manifest(model, number) as version:
         sealed = version.manifest
         same = all(
             getattr(sealed, name) == value

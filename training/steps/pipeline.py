@@ -10,7 +10,7 @@ from training.gates.gate import gate, read_notices, require_passed
 from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
 from training.gates.waivers import check_waivers
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.promotion import create_store, require_holdable
+from training.promotion import require_holdable
 from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
@@ -89,7 +89,7 @@ def finish_run(
     if not process.is_main:
         train_and_evaluate(run, display, process, interrupted, images)
         return None
-    create_store(store)
+    store.create()
     if not promote:
         require_holdable(store, run.config.model)
     with run.locked():

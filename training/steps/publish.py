@@ -77,7 +77,7 @@ def publish(run: Run, data: RunData, store: ModelStore, *, promote: bool = True)
     if promote_version and version not in promoted_before:
         store.promote(model, version, why=f"published by {run.run_id}")
     published = Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
-    place = {"store": str(store.root.resolve()), "model": model}
+    place = {"store": store.absolute_location, "model": model}
     run.write_json(PUBLISHED_FILE, {**place, **asdict(published)})
     return published
 
@@ -85,10 +85,10 @@ def publish(run: Run, data: RunData, store: ModelStore, *, promote: bool = True)
 def _find_published(store: ModelStore, run: Run) -> int | None:
     """Return the version that this run was published as. Versions derived from it do not count."""
     model = run.config.model
-    if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
+    if not store.exists() or model not in store.models() or store.layer(model) != "published":
         return None
     for number in reversed(store.versions(model)):
-        with suppress(ManifestError), store.open(model, number, verify=False) as version:
+        with suppress(ManifestError), store.open_manifest(model, number) as version:
             training = version.manifest.training
             same_run = training is not None and training.run_id == run.run_id
             if same_run and version.manifest.derived_from == run.config.derived_from:
