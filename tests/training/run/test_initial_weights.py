@@ -12,7 +12,6 @@ from model_store.store import ModelStore
 from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.promotion import create_store
 from training.run import request as requests
 from training.run.directory import Run
 from training.run.initial_weights import fit_head
@@ -229,7 +228,7 @@ def test_the_network_is_that_of_the_weights_if_none_is_named(
 def test_a_new_store_includes_the_built_in_models(tmp_path: Path) -> None:
     """A run can start from one of them."""
     store = ModelStore(tmp_path / "mine" / "store")
-    create_store(store)
+    store.create()
     assert start_from("cifar10", tmp_path, None, store).config.start == "cifar10"
 
 
