@@ -154,7 +154,7 @@ $(SERVICE)/.installed: requirements/service.txt pyproject.toml
 $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TEST))
 	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
-	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,tune,test,browser-test]'
+	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,otel,tune,test,browser-test]'
 	@touch $@
 
 $(CLIENTS)/.installed: requirements/clients.txt

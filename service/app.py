@@ -65,6 +65,7 @@ from service.workers.shares import Share
 
 if TYPE_CHECKING:
     from service.protocols.open_inference_grpc.server import GrpcServer
+    from service.tracing import Tracing
 
 ENGINES = "engines"
 DESCRIPTION = """Classifies images: **POST** an image to `/v1/predict`.
@@ -113,6 +114,7 @@ def create_app(
     if settings.triton_metrics:
         metrics.registry.register(TritonCollector(registry, metrics.versions))
     counts = ServiceCounts(registry, metrics, exchange)
+    tracing = _build_tracing(settings)
     management = ManagementRequests(keys, settings.body_timeout_seconds, registry, exchange)
     pipeline = PredictionPipeline(
         registry,
@@ -129,8 +131,11 @@ def create_app(
         counts=counts,
         keys=keys,
         management=management,
+        tracing=tracing,
     )
-    lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded, worker, exchange)
+    lifespan = _lifespan(
+        registry, decoders, grpc_server, settings, on_loaded, worker, exchange, tracing
+    )
     api = _build_api(registry, keys, management, counts, lifespan, settings)
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
     dialects: list[Dialect] = [
@@ -141,7 +146,15 @@ def create_app(
     ]
     if settings.torchserve_api:
         dialects.append(TorchServeApi(limits))
-    return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
+    return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects, tracing)
+
+
+def _build_tracing(settings: Settings) -> "Tracing | None":
+    if not settings.otlp_endpoint:
+        return None
+    from service.tracing import Tracing  # noqa: PLC0415  an extra
+
+    return Tracing(settings.otlp_endpoint)
 
 
 def _read_keys(settings: Settings, worker: WorkerPart) -> ApiKeys:
@@ -224,6 +237,7 @@ def _lifespan(
     on_loaded: Callable[[Registry], None],
     worker: WorkerPart,
     exchange: Exchange,
+    tracing: "Tracing | None",
 ) -> Lifespan[FastAPI]:
     """Follow the store from the start of the server to its end."""
 
@@ -255,6 +269,8 @@ def _lifespan(
         await watching
         await asyncio.to_thread(registry.close)
         await exchange.stop()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     return lifespan
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -34,14 +34,24 @@ MIN_QUEUE_TO_CLEAN: Final = 256
 logger = logging.getLogger(__name__)
 
 
+class BatchTrace(Protocol):
+    """The trace of a request, to which its batches are added. It must raise nothing."""
+
+    def add_batch(self, others: Sequence[Any], began: float, ended: float, images: int) -> None: ...
+
+
 @dataclass(slots=True)  # not frozen: that would double the time to create one
 class ImageResult:
-    """The row of one image, and the time and size of its batch."""
+    """The row of one image, and the times and the size of its batch.
+
+    `began` is when the run began, on the monotonic clock.
+    """
 
     row: Any
     queue_seconds: float
     inference_seconds: float
     batch_size: int
+    began: float = 0.0
 
 
 @dataclass(slots=True)  # not frozen, as above
@@ -52,6 +62,7 @@ class _QueuedImage:
     enqueued: float
     bulk: bool
     extras: Extras
+    trace: "BatchTrace | None"
 
 
 @dataclass(slots=True)  # not frozen, as above
@@ -135,6 +146,7 @@ class Batcher:
         priority: Priority = INTERACTIVE,
         *,
         extras: Extras = NO_EXTRAS,
+        trace: BatchTrace | None = None,
     ) -> asyncio.Future[ImageResult]:
         """Queue one image from the event loop.
 
@@ -143,6 +155,7 @@ class Batcher:
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
             extras: The extra outputs that the batch of this image must be run with.
+            trace: Of its request, if that is sampled.
 
         Returns:
             A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
@@ -152,7 +165,7 @@ class Batcher:
             RuntimeError: The batcher is closed.
         """
         future: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
-        self._enqueue((image,), (future,), deadline, priority, extras=extras)
+        self._enqueue((image,), (future,), deadline, priority, extras=extras, trace=trace)
         return future
 
     def submit_all(
@@ -162,10 +175,11 @@ class Batcher:
         priority: Priority = INTERACTIVE,
         *,
         extras: Extras = NO_EXTRAS,
+        trace: BatchTrace | None = None,
     ) -> asyncio.Future[list[ImageResult | ServiceError]]:
         """Queue images as `submit` does. Returns one future of the result or error of each."""
         group = ImageGroup(len(images))
-        self._enqueue(images, group.places, deadline, priority, extras=extras)
+        self._enqueue(images, group.places, deadline, priority, extras=extras, trace=trace)
         return group.future
 
     def _enqueue(
@@ -176,10 +190,11 @@ class Batcher:
         priority: Priority,
         *,
         extras: Extras,
+        trace: BatchTrace | None,
     ) -> None:
         now, bulk = time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, future, now, bulk, extras)
+            _QueuedImage(image, deadline, future, now, bulk, extras, trace)
             for image, future in zip(images, futures, strict=True)
         ]
         with self._lock:
@@ -262,6 +277,8 @@ class Batcher:
                 with self._lock:
                     self.batch_sizes[len(batch)] += 1
                     self.batch_seconds[len(batch)] += ended - began
+            if traces := [queued.trace for queued in batch if queued.trace]:
+                traces[0].add_batch(traces, began, ended, len(batch))
             _set_results(batch, outcome, began, ended)
 
     def _next_batch(self, wakeup: threading.Condition) -> list[_QueuedImage]:
@@ -349,7 +366,7 @@ def _set_results(
                 queued.future.set_exception(row)
             else:
                 queued.future.set_result(
-                    ImageResult(row, began - queued.enqueued, ended - began, len(batch))
+                    ImageResult(row, began - queued.enqueued, ended - began, len(batch), began)
                 )
 
     loop = batch[0].future.get_loop()

@@ -97,6 +97,11 @@ class LogRateLimit:
         return True
 
 
+def is_routine(path: str) -> bool:
+    """Whether programs request the path at short intervals: health checks and scrapes."""
+    return path.startswith(_ROUTINE_PATHS)
+
+
 rate_limit: Final = LogRateLimit(sys.maxsize)
 """Asked before a record is built, which costs more than most other steps of a small request."""
 
@@ -126,7 +131,7 @@ def log_request(
         code: The outcome of a prediction or call: `ok`, or the code of the error.
         prediction: What is known about the prediction, if it is one.
     """
-    routine = status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE_PATHS)
+    routine = status == HTTPStatus.OK and is_routine(scope["path"])
     level = logging.DEBUG if routine else logging.INFO
     if not logger.isEnabledFor(level):
         return

@@ -12,7 +12,8 @@ RESPONSE_HEADERS: Final = {
     "Model-Digest": "`sha256:` and the digest of its manifest, which seals all its files.",
     "Server-Timing": "Milliseconds of the stages receive, decode, queue, infer and total.",
     "X-Request-Id": "The id of the request in the log: the one that the client sent, or a new one.",
-    "traceparent": "As the client sent it, if it is valid (W3C Trace Context).",
+    "traceparent": "As the client sent it, if it is valid (W3C Trace Context); with tracing, "
+    "of the span of this request.",
 }
 """The headers of every response of a prediction route, as the OpenAPI document describes them."""
 _METRIC_NAMES: Final = {"inference": "infer"}

@@ -42,8 +42,8 @@ class _Rejection:
 class EarlyRejection:
     """Rejects some of the requests that `PredictEndpoint` would reject, and leaves the rest to it.
 
-    It leaves to it what needs an API key, CORS headers or a line in the access log, names an alias,
-    or has a body that is too long to drop.
+    It leaves to it what needs an API key, CORS headers, a span or a line in the access log, names
+    an alias, or has a body that is too long to drop.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class EarlyRejection:
         *,
         root_path: str = "",
         allows_origins: bool = False,
+        is_traced: bool = False,
     ) -> None:
         self._dialects = dialects
         self._pipeline = pipeline
@@ -62,6 +63,7 @@ class EarlyRejection:
         self._keys = keys
         self._root_path = root_path
         self._allows_origins = allows_origins
+        self._is_traced = is_traced
         self._find_target = lru_cache(maxsize=64)(self._find_target_of)
         self._rejections: dict[tuple[Dialect, str], _Rejection] = {}
 
@@ -74,7 +76,7 @@ class EarlyRejection:
         loaded = self._pipeline.find_full(target.model, target.version)
         if loaded is None or self._keys.are_needed("predict"):
             return False
-        if self._allows_origins and is_cross_origin(scope):
+        if self._is_traced or (self._allows_origins and is_cross_origin(scope)):
             return False
         headers = dict(reversed(scope["headers"]))  # if one is repeated, the first one counts
         length = int(headers.get(b"content-length", b"0"))

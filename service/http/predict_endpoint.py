@@ -8,13 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import shorten
-from service.http.access_log import MAX_PATH_LENGTH, log_request
+from service.http.access_log import MAX_PATH_LENGTH, is_routine, log_request
 from service.http.answer_headers import encode_headers, record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
@@ -25,11 +26,15 @@ from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
 from service.http.request_ids import RequestIds
 from service.http.request_limits import MAX_UNREAD_BYTES
+from service.http.request_tracing import describe_route, end_trace, start_trace
 from service.http.uvicorn_adapter import DIRECT_TRANSPORT, DirectTransport
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
 from service.public_address import parse_origins
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 
 class PredictEndpoint:
@@ -46,6 +51,7 @@ class PredictEndpoint:
         keys: ApiKeys,
         settings: Settings,
         dialects: Sequence[Dialect],
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.api = api
         self._pipeline = pipeline
@@ -53,6 +59,7 @@ class PredictEndpoint:
         self._keys = keys
         self._settings = settings
         self._dialects = dialects
+        self._tracing = tracing
         origins = parse_origins(settings.cors_origins)
         self._cors = allow_origins(self._route, origins) if origins else None
         self.early_rejection = EarlyRejection(
@@ -62,6 +69,7 @@ class PredictEndpoint:
             keys,
             root_path=settings.root_path,
             allows_origins=bool(origins),
+            is_traced=tracing is not None,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,6 +113,10 @@ class PredictEndpoint:
         record, headers = RequestRecord(), _decode_headers(scope)
         # Removed from the scope, to which it refers: together they would be a reference cycle.
         direct: DirectTransport | None = scope.pop(DIRECT_TRANSPORT, None)
+        ids = RequestIds.of(headers)
+        if self._tracing:
+            route = describe_route(scope["path"], path_params)
+            record.trace = start_trace(self._tracing, scope, headers, ids, record.started, route)
         try:
             reply = await self._predict(
                 dialect, path_params, headers, scope["query_string"], receive, direct, record
@@ -112,7 +124,6 @@ class PredictEndpoint:
         except Exception as error:  # noqa: BLE001  every error becomes a response
             record.set_error(error)
             reply = dialect.reply_to(error, _request_line(scope))
-        ids = RequestIds.of(headers)
         response_headers = [
             *encode_headers(reply),
             *record_headers(record, time.monotonic() - record.started),
@@ -131,6 +142,8 @@ class PredictEndpoint:
         finally:
             self._metrics.observe(record, reply.code)
             log_request(scope, reply.status, record.started, ids, reply.code, record)
+            if record.trace:
+                end_trace(record.trace, reply.status, reply.code, record)
 
     async def _predict(
         self,
@@ -191,22 +204,28 @@ class PredictEndpoint:
         send: Send,
         app_scope: Scope | None = None,
     ) -> None:
-        started, ids, status = time.monotonic(), RequestIds.of(_decode_headers(scope)), 0
+        headers = _decode_headers(scope)
+        started, ids, status = time.monotonic(), RequestIds.of(headers), 0
+        trace = None
+        if self._tracing and not is_routine(scope["path"]):
+            trace = start_trace(self._tracing, scope, headers, ids, started)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = message["headers"]
+                sent = message["headers"]
                 if status == HTTPStatus.METHOD_NOT_ALLOWED:
-                    headers = allow_head(headers)
-                message["headers"] = [*headers, *ids.headers]
+                    sent = allow_head(sent)
+                message["headers"] = [*sent, *ids.headers]
             await send(message)
 
         try:
             await app(app_scope or scope, receive, send_with_id)
         finally:
             log_request(scope, status, started, ids)
+            if trace:
+                end_trace(trace, status)
 
 
 def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:

@@ -6,8 +6,9 @@ that was checked is the one that is connected to, whatever the name resolves to 
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from service.errors import (
@@ -39,10 +40,11 @@ _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 @dataclass(slots=True)
 class _Download:
-    """The limit that all images of a request share."""
+    """The limit and the headers that all images of a request share."""
 
     max_bytes: int
     reserve: Callable[[int], None]
+    headers: Mapping[str, str]
     received: int = 0
 
     def add(self, count: int) -> None:
@@ -78,15 +80,19 @@ class ImageFetcher:
         self._transport: httpx.AsyncHTTPTransport | None = None
 
     async def fetch_urls(
-        self, images: Sequence[EncodedImage], reserve: Callable[[int], None]
+        self,
+        images: Sequence[EncodedImage],
+        reserve: Callable[[int], None],
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> list[EncodedImage]:
         """Replace each `ImageUrlError` by the image behind it, or by the error of fetching it.
 
         Args:
             images: All images of a request.
             reserve: Called with the length of each piece that arrives; may raise ServiceError.
+            headers: Sent with each request, besides those that it needs.
         """
-        download = _Download(self._max_bytes, reserve)
+        download = _Download(self._max_bytes, reserve, headers)
         places = asyncio.Semaphore(CONCURRENT_PER_REQUEST)
 
         async def fetch(image: EncodedImage) -> EncodedImage:
@@ -122,7 +128,7 @@ class ImageFetcher:
     async def _get(self, url: str, download: _Download) -> bytes | str:
         """The body behind a URL, or the URL that it redirects to."""
         host = check_url(url, self._allowed)
-        response = await self._connect(url, host)
+        response = await self._connect(url, host, download.headers)
         try:
             if response.status_code in _REDIRECTS and "location" in response.headers:
                 return join_redirect(url, response.headers["location"])
@@ -138,7 +144,9 @@ class ImageFetcher:
         finally:
             await response.aclose()
 
-    async def _connect(self, url: str, host: FetchHost) -> "httpx.Response":
+    async def _connect(
+        self, url: str, host: FetchHost, headers: Mapping[str, str]
+    ) -> "httpx.Response":
         """Send the request to the first address of the host that accepts a connection."""
         import httpx  # noqa: PLC0415
 
@@ -154,6 +162,7 @@ class ImageFetcher:
                 "GET",
                 httpx.URL(url).copy_with(host=address, port=host.port, userinfo=b"", fragment=None),
                 headers={
+                    **headers,
                     "host": str(host),
                     "user-agent": "resident",
                     "accept": "image/*",

@@ -13,7 +13,7 @@ import numpy as np
 
 from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
-from service.engine.batcher import ImageResult
+from service.engine.batcher import BatchTrace, ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import (
@@ -128,7 +128,8 @@ class PredictionPipeline:
         if self._fetcher is None or isinstance(images, np.ndarray):
             return
         if any(isinstance(image, ImageUrlError) for image in images):
-            fetching = asyncio.ensure_future(self._fetcher.fetch_urls(images, reserve))
+            headers = record.trace.headers if record.trace else {}
+            fetching = asyncio.ensure_future(self._fetcher.fetch_urls(images, reserve, headers))
             deadline = _deadline(loaded, request, record)
             request.images = await finish(fetching, deadline, disconnected)
 
@@ -162,7 +163,8 @@ class PredictionPipeline:
             request.priority,
             self._decode_wait_seconds(request.images),
         ):
-            outcomes = await self._classify(request, loaded, deadline, disconnected)
+            trace = record.trace if record.trace and record.trace.is_sampled else None
+            outcomes = await self._classify(request, loaded, deadline, disconnected, trace)
         _record_outcomes(outcomes, record)
         return outcomes
 
@@ -188,13 +190,14 @@ class PredictionPipeline:
         loaded: LoadedVersion,
         deadline: float,
         disconnected: asyncio.Future[Any],
+        trace: BatchTrace | None,
     ) -> list[ImageOutcome]:
         started = time.monotonic()
         if started > deadline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
         if isinstance(request.images, np.ndarray):
             group = loaded.batcher.submit_all(
-                request.images, deadline, request.priority, extras=request.extras
+                request.images, deadline, request.priority, extras=request.extras, trace=trace
             )
             results = await finish(group, deadline, disconnected)
             return [ImageOutcome(result, 0.0) for result in results]
@@ -204,11 +207,13 @@ class PredictionPipeline:
             pixels = self._decode_pool.decode_small(first, loaded.preprocessing)
         if pixels is None:
             all_images = asyncio.ensure_future(
-                self._classify_all(request.images, request, loaded, deadline)
+                self._classify_all(request.images, request, loaded, deadline, trace)
             )
             return await finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
-        one_image = loaded.batcher.submit(pixels, deadline, request.priority, extras=request.extras)
+        one_image = loaded.batcher.submit(
+            pixels, deadline, request.priority, extras=request.extras, trace=trace
+        )
         result = await finish(one_image, deadline, disconnected)
         return [ImageOutcome(result, decode_seconds)]
 
@@ -218,11 +223,14 @@ class PredictionPipeline:
         request: PredictRequest,
         loaded: LoadedVersion,
         deadline: float,
+        trace: BatchTrace | None,
     ) -> list[ImageOutcome]:
         decodes = asyncio.Semaphore(self._decodes_per_request)
         async with asyncio.TaskGroup() as group:  # no task outlives the request and its lease
             tasks = [
-                group.create_task(self._classify_one(image, request, loaded, deadline, decodes))
+                group.create_task(
+                    self._classify_one(image, request, loaded, deadline, decodes, trace)
+                )
                 for image in images
             ]
         return [task.result() for task in tasks]
@@ -234,6 +242,7 @@ class PredictionPipeline:
         loaded: LoadedVersion,
         deadline: float,
         decodes: asyncio.Semaphore,
+        trace: BatchTrace | None,
     ) -> ImageOutcome:
         if isinstance(image, ServiceError):
             return ImageOutcome(image, 0.0)
@@ -252,7 +261,7 @@ class PredictionPipeline:
         decode_seconds = time.monotonic() - started
         try:
             result = await loaded.batcher.submit(
-                pixels, deadline, request.priority, extras=request.extras
+                pixels, deadline, request.priority, extras=request.extras, trace=trace
             )
         except ServiceError as error:
             return ImageOutcome(error, decode_seconds)
@@ -275,6 +284,8 @@ def _record_outcomes(outcomes: Sequence[ImageOutcome], record: RequestRecord) ->
         else:
             errors.append(result)
     record.seconds["decode"] = decode_seconds
+    if record.trace:
+        record.trace.add_stages(outcomes, record)
     if len(errors) == len(outcomes):
         raise errors[0] if len(errors) == 1 else EveryImageFailedError(errors)
     record.seconds["queue"] = queue_seconds

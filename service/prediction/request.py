@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
@@ -12,6 +12,9 @@ from service.engine.batcher import ImageResult
 from service.engine.extras import EMBEDDING, FEATURES, Extras
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import OverloadedError, RejectionReason, ServiceError
+
+if TYPE_CHECKING:
+    from service.tracing import RequestTrace
 
 DEFAULT_TOP_K: Final = 5
 EncodedImage = bytes | ServiceError
@@ -62,7 +65,7 @@ class RequestRecord:
     """What is logged and counted about a request. It is filled in step by step.
 
     After an error it is incomplete. `seconds` is keyed by stage: receive, decode, queue, inference.
-    `rejection` is set if the request was rejected because of load.
+    `rejection` is set if the request was rejected because of load, `trace` if requests are traced.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -72,6 +75,7 @@ class RequestRecord:
     images: int = 0
     failed_images: int = 0
     rejection: RejectionReason | None = None
+    trace: "RequestTrace | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def set_error(self, error: BaseException) -> None:

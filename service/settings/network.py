@@ -1,8 +1,10 @@
 """Settings of the listener, its clients and the log."""
 
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
@@ -23,6 +25,21 @@ def _check_fetch_hosts(text: str) -> str:
     if parse_fetch_hosts(text) and importlib.util.find_spec("httpx") is None:
         raise ValueError("fetching images needs httpx: pip install '.[fetch]'")
     return text
+
+
+def _check_otlp_endpoint(text: str) -> str:
+    url = urlsplit(text)
+    if text and (url.scheme not in {"http", "https"} or not url.hostname or url.query):
+        raise ValueError(f"{text!r} is not a base URL like http://127.0.0.1:4318")
+    if text and not _has_otlp_exporter():
+        raise ValueError("sending traces needs OpenTelemetry: pip install '.[otel]'")
+    return text
+
+
+def _has_otlp_exporter() -> bool:
+    with suppress(ModuleNotFoundError):  # a part of its package's name
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    return False
 
 
 class NetworkSettings(BaseModel):
@@ -151,6 +168,14 @@ class NetworkSettings(BaseModel):
             "dashboards made for it."
         ),
     ] = False
+    otlp_endpoint: Annotated[
+        str,
+        AfterValidator(_check_otlp_endpoint),
+        Field(
+            description="Base URL of an OpenTelemetry collector (OTLP over HTTP), like "
+            "http://127.0.0.1:4318, to which traces are sent. Empty: none. Needs the extra otel."
+        ),
+    ] = ""
     access_log: Annotated[
         bool,
         Field(description="Log one line per request; costs some throughput at full load."),

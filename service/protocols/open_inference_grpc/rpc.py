@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -20,6 +20,9 @@ from service.prediction.request import RequestRecord
 from service.protocols.open_inference.errors import error_message
 
 SERVICE: Final = "inference.GRPCInferenceService"
+if TYPE_CHECKING:
+    from service.tracing import RequestTrace, Tracing
+
 M = TypeVar("M", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext
 _STATUSES: Final[Mapping[int, grpc.StatusCode]] = {
@@ -62,6 +65,15 @@ class Rpc:
         sent = context.invocation_metadata() or ()
         headers = {name: value for name, value in sent if isinstance(value, str)}
         return cls(context, method, headers, RequestIds.of(headers))
+
+    def start_trace(self, tracing: "Tracing", started: float) -> "RequestTrace":
+        """Begin the span of a request. A stream has several."""
+        name = f"{SERVICE}/{self.method}"
+        attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+        trace = tracing.start(name, self.headers, attributes, started)
+        if not self.ids.traceparent:
+            self.ids.traceparent = trace.headers["traceparent"]
+        return trace
 
     def log(self, status: int) -> None:
         path = f"/{SERVICE}/{self.method}"

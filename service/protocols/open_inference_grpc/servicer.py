@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from model_store.errors import ImageError
 from service.engine.loaded_version import LoadedVersion
@@ -16,6 +16,7 @@ from service.http.management import ManagementRequests
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import report_error
+from service.http.request_tracing import end_call_trace
 from service.http.service_counts import ServiceCounts
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
@@ -41,6 +42,9 @@ from service.protocols.open_inference_grpc.messages import (
 from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, fill
 from service.versions.operations import Operations
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 MAX_STREAM_REQUESTS: Final = 32
 """Most requests of a stream that are in progress. Later ones are not read yet."""
 
@@ -60,6 +64,7 @@ class GrpcParts:
     keys: ApiKeys
     management: ManagementRequests
     max_images: int
+    tracing: "Tracing | None" = None
 
 
 class OpenInferenceServicer:
@@ -188,6 +193,8 @@ class OpenInferenceServicer:
     ) -> pb.ModelInferResponse:
         """Parse a request into `message`, answer it, and count it."""
         record, code = RequestRecord(), "ok"
+        if tracing := self._parts.tracing:
+            record.trace = rpc.start_trace(tracing, record.started)
         try:
             self._parts.keys.check(rpc.headers.get("authorization"), "predict")
             with self._parts.pipeline.uploads.upload() as reserve:
@@ -204,6 +211,8 @@ class OpenInferenceServicer:
         finally:
             self._parts.metrics.observe(record, code)
             rpc.prediction = record
+            if record.trace:
+                end_call_trace(record.trace, code, record)
 
     async def _predict(
         self, message: pb.ModelInferRequest, rpc: Rpc, record: RequestRecord

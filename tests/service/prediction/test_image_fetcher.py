@@ -78,6 +78,14 @@ async def test_request_names_the_host_and_nothing_else(host: ImageHost) -> None:
         assert f"host: images.test:{host.port}" in [line.lower() for line in lines]
 
 
+async def test_the_context_of_a_trace_is_sent_along(host: ImageHost) -> None:
+    context = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    fetcher = ImageFetcher(parse_fetch_hosts(f"images.test:{host.port}"), 1000, PATIENCE_SECONDS)
+    url = ImageUrlError(f"https://images.test:{host.port}/red.png")
+    assert await fetcher.fetch_urls([url], ignore, context) == [RED]
+    assert f"traceparent: {context['traceparent']}".encode() in host.requests[0]
+
+
 async def test_images_already_sent_are_kept(host: ImageHost) -> None:
     fetcher = ImageFetcher(parse_fetch_hosts("images.test"), 1000, PATIENCE_SECONDS)
     error = OverloadedError("x")
