@@ -63,7 +63,6 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "access_log": ("false", False),
     "access_log_rate": ("50", 50),
     "log_format": ("json", "json"),
-    "triton_metrics": ("true", True),
     "otlp_endpoint": ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
     "page": ("false", False),
     "require_signature": ("/publisher.pem", Path("/publisher.pem")),
