@@ -43,7 +43,7 @@ class TunedModel:
         in_flight: Images that keep all instances busy.
     """
 
-    store: Path
+    store: StoreLocation
     cache: Path
     model: str
     version: int
