@@ -14,6 +14,7 @@ from typing import Final
 
 import uvloop
 
+from model_store.open_store import StoreLocation
 from service.loadtest.errors import MeasurementError
 from service.loadtest.load_generator import Load, run_load
 from service.loadtest.load_report import make_report
