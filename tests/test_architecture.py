@@ -25,7 +25,7 @@ ALLOWED = {
     "service/host": set(),
     "service/engine": {"errors", "host", "settings"},
     "service/versions": {"engine", "errors", "host", "log_on_change"},
-    "service/prediction": {"engine", "errors", "fetch_targets", "host", "versions"},
+    "service/prediction": {"engine", "errors", "fetch_targets", "host", "tracing", "versions"},
     "service/settings": {"fetch_targets", "key_file", "log_format", "public_address", "versions"},
     "training/data": {"errors"},
     "training/learning": {"errors"},
