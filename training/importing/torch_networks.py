@@ -82,7 +82,7 @@ def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> 
             preset_certainty=known.certainty,
             preset_evidence=known.transforms_evidence,
         )
-    normalization = _normalization(options, report)
+    normalization = make_normalization(options, report)
     trained = _load_network(state, normalization, name, class_names, str(weights or known.name))
     digest = sha256(serialise(trained)).hexdigest()
     if weights is not None:
@@ -94,7 +94,7 @@ def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> 
         report=IMPORT_REPORT,
         sha256=digest,
     )
-    return _export_candidate(trained, class_names, options, report, imported)
+    return export_candidate(trained, class_names, options, report, imported)
 
 
 def read_weights_file(
@@ -121,7 +121,7 @@ def read_weights_file(
                 preset_certainty="assumed",
                 preset_evidence="torchvision's, because neither --preset nor --mean was given",
             )
-        state, normalization = _read_state(path, report), _normalization(options, report)
+        state, normalization = _read_state(path, report), make_normalization(options, report)
         trained = _load_network(state, normalization, architecture, class_names, str(path))
     if options.size is None and (options.preset is None or options.preset.size is None):
         side = default_image_size(trained.architecture)
@@ -134,7 +134,7 @@ def read_weights_file(
         report=IMPORT_REPORT,
         sha256=sha256_of(path.resolve()),
     )
-    return _export_candidate(trained, class_names, options, report, imported)
+    return export_candidate(trained, class_names, options, report, imported)
 
 
 def _read_state(path: Path, report: ImportReport) -> Mapping[str, Tensor]:
@@ -164,10 +164,10 @@ def _read_own_weights(
     if options.preset is None and not options.range_flags.keys() - {"channels"}:
         report.add("range", "the file's own", "found", "the file is from this project")
         return trained
-    return replace(trained, normalize=_normalization(options, report))
+    return replace(trained, normalize=make_normalization(options, report))
 
 
-def _export_candidate(
+def export_candidate(
     trained: TrainedNetwork,
     class_names: tuple[str, ...],
     options: InputOptions,
@@ -249,7 +249,7 @@ def _load_network(
     return TrainedNetwork(network, normalize, architecture, len(class_names), 0)
 
 
-def _normalization(options: InputOptions, report: ImportReport) -> Normalization:
+def make_normalization(options: InputOptions, report: ImportReport) -> Normalization:
     values = options.pixel_range()
     if values.channels != "RGB":
         raise _not_rgb()

@@ -78,6 +78,7 @@ def measure_density(
     validation: Indices,
     *,
     seen: bool,
+    all_classes: bool = True,
     batch_size: int = EXPORT_MAX_BATCH_SIZE,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[bytes, FittedDensity]:
@@ -88,6 +89,7 @@ def measure_density(
         data: Its images.
         validation: The images for the threshold.
         seen: Whether the network was trained on `validation`.
+        all_classes: Whether every class must have training images.
         batch_size: Images in one run.
         progress: Called with (images done, images in all).
 
@@ -116,7 +118,8 @@ def measure_density(
         (logits, embeddings), fitted = run(train), run(validation)
         largest = max(map(max_abs, (logits, embeddings, *fitted)))
         if largest <= _LARGEST_VALUE:
-            density = fit_density(embeddings, data.images.labels[train], fitted, seen=seen)
+            labels = data.images.labels[train]
+            density = fit_density(embeddings, labels, fitted, seen=seen, all_classes=all_classes)
         else:
             notice = (
                 f"no density: logits or embeddings reach {largest:.1e}, so that their distances "
@@ -131,7 +134,11 @@ def measure_density(
             f"is {check.threshold:.2%}"
         )
         return b"", FittedDensity(check=check, notice=notice)
-    images = f"{len(train)} training images; threshold: {len(validation)} validation images"
+    classes, present = len(data.images.class_names), len(np.unique(data.images.labels[train]))
+    of_classes = f" of {present} of {classes} classes" if present < classes else ""
+    images = (
+        f"{len(train)} training images{of_classes}; threshold: {len(validation)} validation images"
+    )
     if seen:
         images += ", which were trained on"
     block = SealedDensity(file=DENSITY_FILE, fitted_on=images, abstained=check.value)

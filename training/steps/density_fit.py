@@ -27,6 +27,7 @@ def fit_density(
     fitted: tuple[Logits, Embeddings],
     *,
     seen: bool = False,
+    all_classes: bool = True,
 ) -> Density | None:
     """Fit a density.
 
@@ -39,6 +40,8 @@ def fit_density(
         labels: Their classes, int64 `[n]`.
         fitted: Logits and embeddings of validation images, for center, scale and threshold.
         seen: Whether the network was trained on the validation images.
+        all_classes: Whether every class must have training images. A class without them has no
+            mean, so that the model abstains on its images too.
 
     Returns:
         The density; None if there are too few images, or none of some class.
@@ -47,19 +50,16 @@ def fit_density(
     if seen:
         refused = min(refused, math.floor(ABSTENTION_TARGET * len(fitted[0])))
     images, dims = embeddings.shape
-    classes = fitted[0].shape[1]
-    if (
-        refused < 0
-        or images < MIN_IMAGES_PER_DIM * dims
-        or (np.bincount(labels, minlength=classes) == 0).any()
-    ):
+    present, positions = np.unique(labels, return_inverse=True)
+    missing = fitted[0].shape[1] - len(present)
+    if refused < 0 or images < MIN_IMAGES_PER_DIM * dims or (all_classes and missing):
         return None
     wide = embeddings.astype(np.float64)
     mean = wide.mean(axis=0)
     whitening = _whitening(wide - mean)
     units = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    class_means = np.stack([units[labels == number].mean(axis=0) for number in range(classes)])
-    unit_whitening = _whitening(units - class_means[labels])
+    class_means = np.stack([units[labels == number].mean(axis=0) for number in present])
+    unit_whitening = _whitening(units - class_means[positions])
     values = {
         "whitening": whitening,
         "mean": mean @ whitening,

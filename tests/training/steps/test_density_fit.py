@@ -60,6 +60,21 @@ def test_a_class_without_training_images_gives_no_density() -> None:
     assert fit_density(embeddings, np.minimum(labels, 1), (logits, fitted)) is None
 
 
+def test_a_class_without_training_images_is_refused_if_not_all_classes_need_images() -> None:
+    """The images of the other classes are accepted as before."""
+    _, embeddings, labels = draw(3000, 0)
+    logits, fitted, fitted_labels = draw(1000, 1)
+    kept, known = labels != 1, fitted_labels != 1
+    density = fit_density(
+        4 * embeddings[kept], labels[kept], (logits[known], 4 * fitted[known]), all_classes=False
+    )
+    assert density is not None
+    assert density.unit_means.shape == (CLASSES - 1, DIMS)
+    logits, others, labels = draw(3000, 2)
+    assert share_refused(density, logits[labels != 1], 4 * others[labels != 1]) < 0.06
+    assert share_refused(density, logits[labels == 1], 4 * others[labels == 1]) > 0.3
+
+
 def test_distances_are_compared_with_those_of_known_images_of_the_same_energy() -> None:
     """Where confident known images are near, a confident image must be nearer than an unsure one.
 
