@@ -1,6 +1,7 @@
-"""Metrics of several workers as one: counters are added, and so are most gauges."""
+"""Metrics of several workers as one: counts are added, and each gauge has its own rule."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -10,22 +11,41 @@ from prometheus_client.samples import Sample
 
 Families = list[dict[str, Any]]
 """Metrics as JSON: name, documentation and type, and samples of a name, labels and a value."""
-_LARGEST: Final = {
-    "process_max_fds",
-    "resident_build_info",
-    "resident_key_expiry_timestamp_seconds",
-    "resident_key_last_used_timestamp_seconds",
-    "resident_memory_limit_bytes",
-    "resident_recent_top_score_ratio",
-    "resident_versions",
+GAUGES: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
+    "process_max_fds": max,
+    "process_open_fds": sum,
+    "process_resident_memory_bytes": sum,
+    "process_start_time_seconds": min,
+    "process_virtual_memory_bytes": sum,
+    "resident_build_info": max,
+    "resident_decoder_processes": sum,
+    "resident_decoder_queue_images": sum,
+    "resident_decoding_images": sum,
+    "resident_instances": sum,
+    "resident_instances_busy": sum,
+    "resident_key_expiry_timestamp_seconds": max,
+    "resident_key_last_used_timestamp_seconds": max,
+    "resident_live": min,
+    "resident_load_seconds": max,
+    "resident_memory_limit_bytes": max,
+    "resident_pending_images": sum,
+    "resident_queue_images": sum,
+    "resident_queue_oldest_seconds": max,
+    "resident_ready": min,
+    "resident_recent_embedding_drift": fmean,
+    "resident_recent_images": sum,
+    "resident_recent_top_score_mean_ratio": fmean,
+    "resident_recent_top_score_ratio": fmean,
+    "resident_store_readable": min,
+    "resident_test_accuracy_ratio": max,
+    "resident_upload_bytes": sum,
+    "resident_upload_limit_bytes": sum,
+    "resident_versions": max,
+    "resident_warm_up_seconds": max,
+    "resident_workers": sum,
+    "nv_inference_pending_request_count": sum,
 }
-_SMALLEST: Final = {
-    "process_start_time_seconds",
-    "resident_live",
-    "resident_ready",
-    "resident_store_readable",
-}
-"""How gauges that say something else than an amount are combined; all others are added."""
+"""How each gauge is combined. Counts are always added."""
 _NEVER_FALL: Final = {"counter", "histogram", "unknown"}
 """Types of counts. Counts under Triton's names have no type."""
 
@@ -48,31 +68,25 @@ def keep_counters(families: Families) -> Families:
 
 
 def combine_families(parts: Iterable[Families]) -> Families:
-    """Sum the samples of all parts, which keep their order."""
-    combined: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    """Combine the samples of all parts, which keep their order."""
+    combined: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]] = {}
     headers: dict[str, dict[str, Any]] = {}
     for family in (family for part in parts for family in part):
         name = family["name"]
         headers.setdefault(name, family)
         values = combined.setdefault(name, {})
         for sample, labels, value in family["samples"]:
-            key = sample, tuple(labels.items())
-            values[key] = _combine(name, [values[key], value]) if key in values else value
+            values.setdefault((sample, tuple(labels.items())), []).append(value)
     return [
         {
             **header,
             "samples": [
-                (sample, dict(labels), value) for (sample, labels), value in combined[name].items()
+                (sample, dict(labels), GAUGES.get(name, sum)(values))
+                for (sample, labels), values in combined[name].items()
             ],
         }
         for name, header in headers.items()
     ]
-
-
-def _combine(name: str, values: Sequence[float]) -> float:
-    if name in _LARGEST:
-        return max(values)
-    return min(values) if name in _SMALLEST else sum(values)
 
 
 class FixedMetrics(Collector):

@@ -61,6 +61,7 @@ class VersionStatistics:
         """Add the requests of another worker."""
         self.images += other.images
         self.last_request = max(self.last_request, other.last_request)
+        self.failures.update(other.failures)
         for mine, theirs in (
             (self.success, other.success),
             (self.failure, other.failure),
