@@ -31,7 +31,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 COMPILE := $(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 # The extras that an image of the service can have: docker build --build-arg EXTRAS="grpc heif" .
-IMAGE_EXTRAS := fetch grpc heif signatures
+IMAGE_EXTRAS := fetch gpu grpc heif otel signatures
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -154,7 +154,7 @@ $(SERVICE)/.installed: requirements/service.txt pyproject.toml
 $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TEST))
 	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
-	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,otel,tune,test,browser-test]'
+	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,gpu,grpc,heif,otel,tune,test,browser-test]'
 	@touch $@
 
 $(CLIENTS)/.installed: requirements/clients.txt

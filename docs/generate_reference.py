@@ -19,6 +19,7 @@ from model_store.manifest import Manifest
 from resident.cli import main as resident
 from service.app import create_app
 from service.error_codes import ERROR_CODES
+from service.http.gpu_metrics import GpuCollector
 from service.http.host_metrics import HostCollector
 from service.http.key_usage import KeyCollector, LastUsed
 from service.http.metrics import ServiceMetrics
@@ -184,7 +185,7 @@ def metrics_page() -> str:
     registry: Any = SimpleNamespace(models={}, stopped_parts=[], service_ready=False, error=None)
     host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
     keys = KeyCollector(list, LastUsed(PAGES))
-    metrics = ServiceMetrics(registry, host, keys)
+    metrics = ServiceMetrics(registry, host, keys, GpuCollector())
     lines += metric_rows(metrics.registry._collector_to_names)  # noqa: SLF001  there is no other list
     lines += [
         "",

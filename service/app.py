@@ -22,6 +22,7 @@ from service.http.api_keys import ApiKeys
 from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
 from service.http.examples import build_example_router
+from service.http.gpu_metrics import GpuCollector
 from service.http.health import build_health_router
 from service.http.host_metrics import HostCollector
 from service.http.image_api import ImageApi
@@ -110,6 +111,7 @@ def create_app(
         registry,
         HostCollector(registry, decoders, uploads),
         KeyCollector(lambda: keys.keys, keys.last_used),
+        GpuCollector(),
     )
     if settings.triton_metrics:
         metrics.registry.register(TritonCollector(registry, metrics.versions))

@@ -21,6 +21,8 @@ GAUGES: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
     "resident_decoder_processes": sum,
     "resident_decoder_queue_images": sum,
     "resident_decoding_images": sum,
+    "resident_gpu_memory_bytes": max,
+    "resident_gpu_memory_used_bytes": max,
     "resident_instances": sum,
     "resident_instances_busy": sum,
     "resident_key_expiry_timestamp_seconds": max,

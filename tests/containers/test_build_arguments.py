@@ -25,7 +25,7 @@ def test_an_image_with_all_extras_on_a_pinned_base(make_project: MakeProject) ->
     grpc = ("--env", "SERVICE_GRPC_PORT=9000", "--env", "SERVICE_KEYS=")
     try:
         project.docker("build", "--target", "service", "--tag", tag, *options, ".")
-        modules = "import cryptography, grpc, httpx, pillow_heif"
+        modules = "import cryptography, grpc, httpx, pillow_heif, pynvml, service.tracing"
         project.docker("run", "--rm", "--entrypoint", "python", tag, "-c", modules)
         publish = ("--publish", "127.0.0.1::8000")
         project.docker("run", "--detach", "--name", tag, *grpc, *publish, tag)
