@@ -12,7 +12,7 @@ export const BULK = 2;
 /** Why a request failed, and what the person can do. */
 export class ApiError extends Error {
   constructor(status, code, detail, retrySeconds = 0) {
-    super(detail);
+    super(detail.charAt(0).toUpperCase() + detail.slice(1));
     this.status = status;
     this.code = code;
     this.retrySeconds = retrySeconds;

@@ -28,7 +28,7 @@ export class Batch {
     this.open = open;
     this.rows = files.map((file) => ({ file, result: null, error: null, line: null }));
     this.progress = element("progress", { max: files.length, value: 0, "aria-label": "Pictures classified" });
-    this.status = element("p", { class: "muted", role: "status" });
+    this.status = element("p", { class: "muted" }); // announced at the end, not after every picture
     this.stopButton = button("Stop", () => this.cancel());
     this.label = select("Label", [["", "all labels"]], () => this.#show());
     this.least = element("input", {
