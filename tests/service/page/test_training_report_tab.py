@@ -33,6 +33,8 @@ def test_report_opens_in_a_tab_of_its_own_without_rights(
             page.keyboard.press("Enter")
         page.click("a[data-view=models]")
         page.get_by_label("Version 1: details").click()
+        failures: dict[str, str | None] = {}
+        page.context.on("requestfailed", lambda each: failures.update({each.url: each.failure}))
         with page.context.expect_page() as opened:
             page.get_by_label(f"Training report of {MODEL} version 1, in a new tab").click()
         report = opened.value
@@ -42,3 +44,4 @@ def test_report_opens_in_a_tab_of_its_own_without_rights(
         assert colour == "rgb(1, 2, 3)"
         assert report.evaluate("origin") == "null", "a sandbox"
         assert secret not in report.url
+        assert failures["http://other.invalid/x.png"] == "csp"
