@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from training.errors import RunError
+
+T = TypeVar("T")
 
 TIMEOUT: Final = timedelta(minutes=10)
 
@@ -56,6 +58,14 @@ class DistributedProcess:
         values = [text]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank."""
+        if not self.is_distributed:
+            return [value]
+        values: list[T] = [value] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
         """Return all rows, `[count, ...]`, in every process, on the CPU.
@@ -102,13 +112,15 @@ def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # torchrun keeps its store when it restarts workers. A prefix per attempt keeps the addresses
-    # of the lost workers apart from the new ones.
-    attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    # torchrun may keep its store when it restarts workers. A prefix per attempt keeps the addresses
+    # of the lost workers apart from the new ones. Otherwise each attempt has its own store, and a
+    # machine that has joined later counts fewer attempts than the others.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        store=PrefixStore(attempt, store),
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=TIMEOUT,

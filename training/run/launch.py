@@ -1,6 +1,7 @@
 """Starts one run for all processes that `torchrun` launches together."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -19,34 +20,39 @@ def start_shared_run(
     """Call `start_run` in the first process, and open the same run in the others.
 
     If torchrun has restarted its workers because one was lost, all processes reopen the run that
-    this launch had started.
+    the launch had started. A machine that has joined later knows it from the others.
 
     Returns:
         The run, and its images if this process has listed them.
     """
     images: ImageSet | None = None
     path = ""
+    launchers = {one for one in process.gather_objects(_launcher()) if one}
     if process.is_main:
-        started = _find_started_run(runs)
+        started = _find_started_run(runs, launchers)
         if started is None:
             run, images = start_run(request, runs, store)
             started = run.path
-            if launch := _launch_id():
-                run.write_json(LAUNCH_FILE, launch)
+        if launchers:
+            RunDirectory(started).write_json(LAUNCH_FILE, sorted(launchers))
         path = str(started)
     return Run.open(Path(process.broadcast_text(path))), images
 
 
-def _launch_id() -> str | None:
+def _launcher() -> str:
+    """Identify the torchrun of this machine, which outlives its workers; empty without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    return f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"
+        return ""
+    parent = os.getppid()
+    try:  # the start time, because a container's torchrun always has the same number
+        start = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        start = ""
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {parent} {start}".strip()
 
 
-def _find_started_run(runs: Path) -> Path | None:
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return None
-    for path in sorted(runs.glob(f"*/{LAUNCH_FILE}"), reverse=True):
-        if RunDirectory(path.parent).read_json(LAUNCH_FILE, "run") == _launch_id():
+def _find_started_run(runs: Path, launchers: set[str]) -> Path | None:
+    for path in sorted(runs.glob(f"*/{LAUNCH_FILE}"), reverse=True) if launchers else []:
+        if launchers & set(RunDirectory(path.parent).read_json(LAUNCH_FILE, "run")):
             return path.parent
     return None
