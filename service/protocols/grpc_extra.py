@@ -46,5 +46,6 @@ def build_grpc_server(
         settings.host,
         settings.grpc_port,
         settings.max_body_bytes,
+        body_timeout_seconds=settings.body_timeout_seconds,
         shares_port=shares_port,
     )

@@ -14,20 +14,23 @@ MAX_FIELDS: Final = 8192
 """Most fields of a message beside its images, with those of the messages in it."""
 MAX_PACKED_BYTES: Final = 64 * 1024
 """Most bytes of packed numbers that are no pixels, of all fields together."""
+MAX_PIXEL_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of pixels in `uint_contents`: parsed, they take about ten times as much."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 _FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """The fields of a message that hold messages or packed numbers, by their number."""
+    """The fields of a message that hold messages, packed numbers or pixels, by their number."""
 
     messages: Mapping[int, "_Kind"] = field(default_factory=dict)
     packed: frozenset[int] = frozenset()
+    pixels: int | None = None
 
 
 _PARAMETER: Final = _Kind()
-_CONTENTS: Final = _Kind(packed=frozenset({1, 2, 3, 5, 6, 7}))  # 4 has the pixels
+_CONTENTS: Final = _Kind(packed=frozenset({1, 2, 3, 5, 6, 7}), pixels=4)
 _INPUT: Final = _Kind({4: _PARAMETER, 5: _CONTENTS}, frozenset({3}))
 _OUTPUT: Final = _Kind({2: _PARAMETER})
 _REQUEST: Final = _Kind({4: _PARAMETER, 5: _INPUT, 6: _OUTPUT})
@@ -35,7 +38,8 @@ _REQUEST: Final = _Kind({4: _PARAMETER, 5: _INPUT, 6: _OUTPUT})
 
 def check_fields(message: bytes, max_images: int) -> None:
     """Check an encoded `ModelInferRequest`. Raises BadRequestError if parsing it is too costly."""
-    waiting, fields, packed_bytes = [(0, len(message), _REQUEST)], 0, 0
+    waiting, fields = [(0, len(message), _REQUEST)], 0
+    packed_bytes = pixel_bytes = 0
     while waiting:
         position, end, kind = waiting.pop()
         while position < end:
@@ -56,6 +60,12 @@ def check_fields(message: bytes, max_images: int) -> None:
                     raise malformed(
                         f"the message has more than {MAX_PACKED_BYTES:,} bytes of numbers that "
                         "are neither pixels in `uint_contents` nor in `raw_input_contents`"
+                    )
+                pixel_bytes += length if number == kind.pixels else 0
+                if pixel_bytes > MAX_PIXEL_BYTES:
+                    raise malformed(
+                        f"`uint_contents` has more than {MAX_PIXEL_BYTES:,} bytes; send pixels in "
+                        "`raw_input_contents`"
                     )
                 if number in kind.messages:
                     waiting.append((position, min(position + length, end), kind.messages[number]))

@@ -8,6 +8,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.protocols.open_inference_grpc.arriving_messages import ArrivalLimits
 from service.protocols.open_inference_grpc.health import ReadinessServicer
 from service.protocols.open_inference_grpc.open_inference_pb2 import DESCRIPTOR
 from service.protocols.open_inference_grpc.servicer import (
@@ -17,7 +18,7 @@ from service.protocols.open_inference_grpc.servicer import (
 )
 
 MAX_CALLS: Final = 1024
-"""Most calls at once; others get RESOURCE_EXHAUSTED. Each may hold one message in memory."""
+"""Most calls at once; others get RESOURCE_EXHAUSTED."""
 _INFERENCE: Final = DESCRIPTOR.services_by_name["GRPCInferenceService"]
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class GrpcServer:
         port: int,
         max_message_bytes: int,
         *,
+        body_timeout_seconds: float,
         shares_port: bool = False,
     ) -> None:
         self._parts = parts
@@ -40,12 +42,20 @@ class GrpcServer:
         """The port; after the start never 0."""
         self._options = (
             ("grpc.max_receive_message_length", max_message_bytes),
+            # A call that waits to be read then holds at most 64 KiB.
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.so_reuseport", int(shares_port)),  # else a second server could share the port
         )
+        self._places = max(1, parts.pipeline.uploads.max_bytes // max_message_bytes)
+        self._body_timeout_seconds = body_timeout_seconds
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=MAX_CALLS)
+        server = grpc.aio.server(
+            interceptors=[ArrivalLimits(self._places, self._body_timeout_seconds)],
+            options=self._options,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         server.add_generic_rpc_handlers((_build_handler(OpenInferenceServicer(self._parts)),))
         health = ReadinessServicer(self._parts.pipeline.registry)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -12,7 +12,11 @@ from model_store.store import ModelStore
 from service.errors import BadRequestError
 from service.key_changes import add_key
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
-from service.protocols.open_inference_grpc.message_fields import MAX_FIELDS, check_fields
+from service.protocols.open_inference_grpc.message_fields import (
+    MAX_FIELDS,
+    MAX_PIXEL_BYTES,
+    check_fields,
+)
 
 MAX_IMAGES = 64
 MANY = MAX_FIELDS + MAX_IMAGES + 1
@@ -30,6 +34,7 @@ COSTLY = {
     ),
     "images": typed("BYTES", [MANY], bytes_contents=[b""] * MANY),
     "dimensions": REQUEST(inputs=[TENSOR(shape=[1] * 40_000)] * 2),
+    "pixels": typed("UINT8", [1], uint_contents=[1] * (MAX_PIXEL_BYTES + 1)),
     "other numbers": typed("INT64", [1], int64_contents=[1] * 70_000),
     "flags": typed("BOOL", [1], bool_contents=[True] * 70_000),
 }
