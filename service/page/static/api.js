@@ -37,6 +37,7 @@ const ADVICE = {
   management_disabled: "The operator can create a key: python -m service keys add NAME --scope manage.",
   401: "Enter an API key.",
   403: "Enter a key that is allowed to do this.",
+  409: "", // the message says what to do
   413: "Choose a smaller picture.",
   415: "Save the picture as JPEG or PNG and try that file.",
   429: "The service is busy. Try again in a few seconds.",
