@@ -50,8 +50,8 @@ class _Histogram:
 class ServiceMetrics(Collector):
     """Metrics of one service. Observed on the event loop; `registry` may be read by any thread.
 
-    Counts are plain numbers, which `collect` converts. The locked counters of prometheus-client
-    would cost 9 us per request instead of 1.6 us.
+    Counts are plain numbers, which `collect` converts. With the locked counters of
+    prometheus-client, a request would cost five times as much: 21 us instead of 4 us.
     """
 
     def __init__(self, models: Registry, *others: Collector) -> None:
