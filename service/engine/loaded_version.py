@@ -23,6 +23,7 @@ from service.engine.warm_model import Measurement, load_measured, load_warm_mode
 from service.engine.warm_up import best_batch_size
 from service.engine.watchdog import Watchdog
 from service.errors import InvalidModelOutputError
+from service.host.thread_priority import run_in_background
 
 
 class LoadedVersion:
@@ -38,7 +39,12 @@ class LoadedVersion:
     """
 
     def __init__(
-        self, version: Version, options: EngineOptions, measured: Measurement | None = None
+        self,
+        version: Version,
+        options: EngineOptions,
+        measured: Measurement | None = None,
+        *,
+        in_background: bool = False,
     ) -> None:
         """Load, prove and warm up. Takes ownership of `version` and closes it on failure.
 
@@ -46,6 +52,7 @@ class LoadedVersion:
             version: The version.
             options: How to run it.
             measured: The result if another process has just done the same on this machine.
+            in_background: Whether other versions serve meanwhile and must not become slower.
 
         Raises:
             ModelStoreError: The version cannot be loaded, or its golden proof fails.
@@ -58,11 +65,12 @@ class LoadedVersion:
         with ExitStack() as on_failure:
             on_failure.callback(version.close)
             self.options = options = options.for_version(version)
-            model = (
-                load_measured(version, options, measured)
+            load = (
+                partial(load_measured, version, options, measured)
                 if measured
-                else load_warm_model(version, options)
+                else partial(load_warm_model, version, options)
             )
+            model = run_in_background(load) if in_background else load()
             self.selected_variant = model.selected_variant
             self.max_batch_size = (
                 max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)

@@ -9,6 +9,7 @@ from model_store.errors import ModelStoreError
 from model_store.version import StoreLayer, Version
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
+from service.host.thread_priority import run_in_background
 from service.versions.candidate import Candidate
 from service.versions.load_failure import LoadFailure, explain
 from service.versions.registry import Registry
@@ -60,18 +61,23 @@ def _open_and_load(
     with ExitStack() as unless_loaded:
         version = unless_loaded.enter_context(registry.store.open(name, number, verify=False))
         if trials is None or not _needs_trial(version):
-            version.verify()
+            _verify(version, registry)
             unless_loaded.pop_all()
-            return LoadedVersion(version, registry.options_of(name))
+            return LoadedVersion(version, registry.options_of(name), in_background=registry.loaded)
         candidate = _candidate(registry, version)
         outcome = trials.outcome_or_start(candidate)
         if not isinstance(outcome, TrialPassed):
             return outcome
         try:
             if outcome.measurement is None:  # else the trial has just verified the files
-                version.verify()
+                _verify(version, registry)
             unless_loaded.pop_all()  # from here on, LoadedVersion closes it
-            loaded = LoadedVersion(version, registry.options_of(name), outcome.measurement)
+            loaded = LoadedVersion(
+                version,
+                registry.options_of(name),
+                outcome.measurement,
+                in_background=registry.loaded,
+            )
         except Exception as error:
             failure = explain(error)
             if not failure.is_fault_of_host:
@@ -79,6 +85,14 @@ def _open_and_load(
             return trials.postpone(candidate, failure)
         trials.forget_postponed(candidate)
         return loaded
+
+
+def _verify(version: Version, registry: Registry) -> None:
+    """Compare the files with their sha256; not at the cost of requests, once versions serve."""
+    if registry.loaded:
+        run_in_background(version.verify)
+    else:
+        version.verify()
 
 
 def has_passed_trial(registry: Registry, name: str, number: int) -> bool:

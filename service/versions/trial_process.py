@@ -27,10 +27,9 @@ from service.host.child_process import (
 )
 from service.host.malloc import bound_malloc
 from service.host.memory_limit import available_memory
+from service.host.thread_priority import BACKGROUND_NICENESS
 from service.versions.load_failure import LoadFailure, explain, is_out_of_memory
 
-NICENESS: Final = 15
-"""Below the threads that run models (10), so that a trial hardly slows requests down."""
 AVAILABLE_SHARE: Final = 0.9
 """A trial may allocate this share of the available memory; the service needs the rest."""
 MAX_TRACE_CHARACTERS: Final = 8000
@@ -79,7 +78,7 @@ def main() -> None:
     end_with_the_service()
     be_killed_first()
     write_no_core_dumps()
-    os.nice(NICENESS)
+    os.nice(BACKGROUND_NICENESS)  # so that a trial hardly slows requests down
     bound_malloc()
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # so that nothing else is written to the output

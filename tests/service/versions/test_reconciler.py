@@ -3,8 +3,9 @@
 import errno
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from model_store.version import Version
 from service.engine import warm_model
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError
+from service.host.thread_priority import BACKGROUND_NICENESS, NICENESS
 from service.versions import draining
 from service.versions import loading as loading_module
 from service.versions.operations import Operations
@@ -50,9 +52,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tried: list[str] = []
 
     class Watched(LoadedVersion):
-        def __init__(self, version: Version, *arguments: Any) -> None:
+        def __init__(self, version: Version, *arguments: Any, **named: Any) -> None:
             tried.append(str(version))
-            super().__init__(version, *arguments)
+            super().__init__(version, *arguments, **named)
 
     monkeypatch.setattr(loading_module, "LoadedVersion", Watched)
     return tried
@@ -388,3 +390,45 @@ def test_memory_is_returned_after_a_version_has_closed(
     for _ in range(2):
         reconcile(registry)
     assert len(trims) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the process")
+def test_later_versions_load_in_the_background(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files are compared and their session is warmed up by a thread of low priority.
+
+    At the start no request waits, so the first version is loaded by the calling thread. The threads
+    that run models do not inherit the low priority.
+    """
+    seen: dict[str, list[int]] = {"verify": [], "warm_up": []}
+
+    def niceness(thread: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    def recording(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*arguments: Any, **options: Any) -> Any:
+            seen[what].append(niceness(threading.get_native_id()))
+            return function(*arguments, **options)
+
+        return record
+
+    monkeypatch.setattr(Version, "verify", recording("verify", Version.verify))
+    monkeypatch.setattr(warm_model, "warm_up", recording("warm_up", warm_model.warm_up))
+    before = niceness(threading.get_native_id())
+    later = max(before, BACKGROUND_NICENESS)
+    registry = Registry(store, options, MODEL)
+    try:
+        for number, expected in ((1, before), (2, later)):
+            publish(store)
+            store.promote(MODEL, number)
+            seen |= {"verify": [], "warm_up": []}
+            reconcile(registry)
+            assert seen == {"verify": [expected], "warm_up": [expected]}
+            assert serving(registry) == number
+            for thread in registry.find(MODEL, number).batcher._threads:
+                assert thread.native_id
+                assert niceness(thread.native_id) in {before, max(before, NICENESS)}
+        assert niceness(threading.get_native_id()) == before
+    finally:
+        registry.close()

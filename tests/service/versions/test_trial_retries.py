@@ -350,7 +350,7 @@ def test_load_that_the_host_prevents_is_postponed(
     registry = Registry(store, options, trials=new_trials())
     loads: list[object] = []
 
-    def fail(*arguments: object) -> LoadedVersion:
+    def fail(*arguments: object, **_: object) -> LoadedVersion:
         loads.append(arguments)
         raise RuntimeError("can't start new thread")
 

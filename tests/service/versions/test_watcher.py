@@ -301,11 +301,11 @@ async def test_loading_does_not_block_requests(
     gate, load_began = threading.Event(), threading.Event()
 
     class Slow(LoadedVersion):
-        def __init__(self, version: Version, *arguments: Any) -> None:
+        def __init__(self, version: Version, *arguments: Any, **named: Any) -> None:
             if version.number == 2:
                 load_began.set()
                 assert gate.wait(PATIENCE_SECONDS)
-            super().__init__(version, *arguments)
+            super().__init__(version, *arguments, **named)
 
     publish(store)
     monkeypatch.setattr(loading, "LoadedVersion", Slow)
