@@ -47,6 +47,7 @@ def open_store(
     Raises:
         ValueError: The URL is not valid.
     """
+    location = parse_store_location(location)
     if isinstance(location, Path):
         return ModelStore(
             location,

@@ -339,3 +339,10 @@ def test_a_bucket_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         store.create()
     with pytest.raises(PublishError):
         store.publish("m", plain_fields(), PLAIN_FILES)
+
+
+def test_the_text_of_a_directory_opens_a_store_on_disk(tmp_path: Path) -> None:
+    """As `ModelStore.location` gives it."""
+    store = open_store(str(tmp_path))
+    assert isinstance(store, ModelStore)
+    assert store.location == str(tmp_path)
