@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from model_store.activation_maps import has_activation_maps
 from model_store.errors import ModelNotFoundError, ModelStoreError, VersionNotFoundError
-from model_store.manifest import Calibration, Check, Manifest, Precision
+from model_store.manifest import Calibration, Check, Input, Manifest, Precision, Preprocessing
 from model_store.provenance import Imported, Metrics, Training, VersionReference
 from model_store.version import Version
 from service.errors import NotFoundError, NotReadyError
@@ -38,7 +38,16 @@ class VersionDetail(BaseModel):
     proof: Literal["proven", "unproven"]
     golden_images: Annotated[int, Field(description="Images of the golden proof.")]
     class_names: list[str]
-    can_explain: bool
+    input: Input
+    preprocessing: Preprocessing
+    can_explain: Annotated[bool, Field(description="Whether predictions accept `explain`.")]
+    can_abstain: Annotated[
+        bool, Field(description="Whether it detects images unlike its training data.")
+    ]
+    has_embedding: Annotated[bool, Field(description="Whether predictions accept `embedding`.")]
+    coverages: Annotated[
+        list[float], Field(description="Accepted values of `coverage` in predictions.")
+    ]
     metrics: Metrics | None
     calibration: Calibration | None
     gate: list[Check]
@@ -82,13 +91,19 @@ def describe_version(registry: Registry, model: str, number: int) -> VersionDeta
 
 
 def _describe(version: Version, manifest: Manifest) -> dict[str, Any]:
+    calibration = manifest.calibration or Calibration()
     return {
         "digest": f"sha256:{version.digest}",
         "created_at": manifest.created_at,
         "proof": manifest.proof,
         "golden_images": len(manifest.golden),
         "class_names": list(manifest.class_names),
+        "input": manifest.input,
+        "preprocessing": manifest.preprocessing,
         "can_explain": has_activation_maps(version),
+        "can_abstain": calibration.energy_threshold is not None or manifest.density is not None,
+        "has_embedding": manifest.outputs.embedding is not None,
+        "coverages": [float(coverage) for coverage in calibration.conformal_thresholds],
         "metrics": manifest.metrics,
         "calibration": manifest.calibration,
         "gate": list(manifest.gate),

@@ -125,6 +125,12 @@ export async function embed(target, image) {
   return (await getJson(path, upload(image))).results[0].embedding;
 }
 
+/** A version to ask, with what the API says of it and of its model. Versions of a model differ. */
+export async function loadTarget(detail, version) {
+  const target = { model: detail.model, version };
+  return { ...target, detail: { ...detail, ...(await getJson(versionPath(target))) } };
+}
+
 /** The path of a model and version in the API. */
 export function versionPath({ model, version }) {
   return `v1/models/${encodeURIComponent(model)}/versions/${version}`;

@@ -1,6 +1,6 @@
 /** Two versions on the same picture, side by side. */
 
-import { predict } from "./api.js";
+import { loadTarget, predict } from "./api.js";
 import { announce, button, element } from "./dom.js";
 import { renderError, renderResult, sentence } from "./result.js";
 
@@ -47,11 +47,12 @@ export class Comparison {
   #run() {
     if (!this.#image) return;
     this.choices.forEach(async (choice, place) => {
-      const target = this.#targets[Number(choice.value)];
+      const { detail, version } = this.#targets[Number(choice.value)];
       const answer = this.answers[place];
       answer.hidden = false;
-      const title = element("h3", {}, `${target.model} version ${target.version}`);
+      const title = element("h3", {}, `${detail.model} version ${version}`);
       try {
+        const target = await loadTarget(detail, version);
         const result = await predict(target, this.#image, { top_k: TOP_K });
         answer.replaceChildren(title, ...renderResult(result, target));
         announce(`${title.textContent}: ${sentence(result)}`);

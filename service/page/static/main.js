@@ -1,10 +1,11 @@
 /** Starts the page: the choice of a model and version, and the views. */
 
-import { ApiError, getJson } from "./api.js";
+import { ApiError, getJson, loadTarget } from "./api.js";
 import { CodeView } from "./code.js";
 import { button, element } from "./dom.js";
 import { LiveView } from "./live.js";
 import { ModelsView } from "./models.js";
+import { renderError } from "./result.js";
 import { TryView } from "./try.js";
 
 const VIEWS = [
@@ -16,10 +17,13 @@ const VIEWS = [
 const RETRY_MILLISECONDS = 2000;
 const main = document.getElementById("main");
 const views = new Map();
-let target = null; // model, version and what /v1/models/{model} says of it
+const problem = element("div");
+let latestChoice = 0;
+let current = null; // the model and version that the views use
 
 async function start() {
   const list = await loadModels();
+  main.append(problem);
   const links = VIEWS.map(([id, title, View]) => {
     const section = element("section", { id: `view-${id}`, "aria-label": title, hidden: true });
     views.set(id, { view: new View(section), section });
@@ -29,6 +33,7 @@ async function start() {
   document.getElementById("views").append(...links);
   showChoice(list);
   addEventListener("hashchange", show);
+  addEventListener("versionschanged", () => choose(current.model, current.version));
   await choose(list.default_model ?? list.models.find((each) => each.version)?.model);
   show();
 }
@@ -69,11 +74,24 @@ function showChoice(list) {
   );
 }
 
+/** Use a version of a model, or its default one if that does not serve. The last choice counts. */
 async function choose(model, version) {
-  const detail = await getJson(`v1/models/${encodeURIComponent(model)}`);
-  target = { model, version: version ?? detail.version, detail };
-  document.getElementById("model").value = model;
-  const ready = detail.versions.filter((each) => each.state === "ready");
+  const choice = (latestChoice += 1);
+  try {
+    const detail = await getJson(`v1/models/${encodeURIComponent(model)}`);
+    const serves = detail.versions.some((each) => each.version === version && each.state === "ready");
+    const target = await loadTarget(detail, serves ? version : detail.version);
+    if (choice === latestChoice) use(target);
+  } catch (error) {
+    problem.replaceChildren(renderError(error, () => choose(model, version)));
+  }
+}
+
+function use(target) {
+  current = target;
+  problem.replaceChildren();
+  document.getElementById("model").value = target.model;
+  const ready = target.detail.versions.filter((each) => each.state === "ready");
   document.getElementById("version").replaceChildren(
     ...ready.map(({ version: number }) =>
       element("option", { value: number, selected: number === target.version }, `${number}`)),

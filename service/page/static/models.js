@@ -36,6 +36,7 @@ export class ModelsView {
 
   #renderModel(detail) {
     const { model, versions } = detail;
+    const place = `[data-model="${CSS.escape(model)}"] .disclosure`;
     const table = element( // the roles, because on a phone it is displayed as cards
       "table", { class: "versions", role: "table" },
       element("caption", { class: "visually-hidden" }, `Versions of ${model}`),
@@ -49,7 +50,7 @@ export class ModelsView {
       detail.reason && element("p", { class: "notice bad" }, detail.reason),
       element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Versions of ${model}` }, table),
       hasAliases(detail) && element("p", { class: "actions" }, button("Roll back the newest promotion", () =>
-        this.#change(`Undo the newest promotion of ${model}?`, "POST", `${modelPath(model)}/rollback`, {}))),
+        this.#change(`Undo the newest promotion of ${model}?`, `${modelPath(model)}/rollback`, {}, place))),
     );
   }
 
@@ -65,6 +66,7 @@ export class ModelsView {
       toggle.setAttribute("aria-expanded", `${!moreRow.hidden}`);
     }, { "aria-expanded": "false", "aria-label": `Version ${version}: details`, class: "link disclosure" });
     const path = `${modelPath(detail.model)}/versions/${version}`;
+    const place = `[data-model="${CSS.escape(detail.model)}"] [data-version="${version}"] .disclosure`;
     getJson(path).then((found) => {
       accuracy.textContent = describeAccuracy(found.metrics);
       proof.textContent = `${found.proof}, ${found.golden_images} golden images`;
@@ -74,7 +76,7 @@ export class ModelsView {
       proof.textContent = error.message;
     });
     const change = (title, question, action) =>
-      button(title, () => this.#change(question, "POST", `${path}/${action}`, action === "promote" ? {} : null),
+      button(title, () => this.#change(question, `${path}/${action}`, action === "promote" ? {} : null, place),
         { "aria-label": `${title} version ${version} of ${detail.model}` });
     return [
       element(
@@ -110,11 +112,14 @@ export class ModelsView {
     this.problem.scrollIntoView({ block: "center" });
   }
 
-  async #change(question, method, path, body) {
+  /** @param {string} place - The selector of what gets the focus, which drawing the list again loses. */
+  async #change(question, path, body, place) {
     if (!(await confirmed(question))) return;
     try {
-      await manage(method, path, body);
+      await manage("POST", path, body);
       await this.shown();
+      this.list.querySelector(place)?.focus();
+      dispatchEvent(new Event("versionschanged"));
       announce("Done");
     } catch (error) {
       this.#showProblem(error);

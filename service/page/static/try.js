@@ -101,7 +101,7 @@ export class TryView {
       top_k: TOP_K,
       ...(coverage && { coverage }),
       ...(explain && { explain: "map" }),
-      ...(target.detail.embedding_dims && { embedding: true }),
+      ...(target.detail.has_embedding && { embedding: true }),
     };
     try {
       const result = await predict(target, image, query, request.signal);
@@ -186,7 +186,8 @@ export class TryView {
   }
 
   #showCoverages(coverages) {
-    const chosen = this.coverage.querySelector(":checked")?.value ?? "";
+    const before = this.coverage.querySelector(":checked")?.value ?? "";
+    const chosen = coverages.map(String).includes(before) ? before : "";
     this.coverage.hidden = coverages.length === 0 || !this.#image;
     const choices = [["", "off"], ...coverages.map((each) => [`${each}`, `${each * 100} %`])];
     this.coverage.replaceChildren(
