@@ -27,9 +27,8 @@ from training.errors import GateError, TrainingError
 from training.gates.waivers import IMPORT_CHECKS
 from training.importing.labels import read_labels
 from training.importing.preset_names import TIMM
-from training.importing.pretrained_names import PRETRAINED_NAMES
+from training.importing.pretrained_names import PRETRAINED_NAMES, require_torchvision_network
 from training.learning.architectures import TORCHVISION_NETWORKS, parse_architecture
-from training.run.initial_reference import require_pretrained
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -217,7 +216,7 @@ def _check_options(values: dict[str, Any]) -> None:
                 "--weights FILE --arch NAME --labels FILE"
             )
         if name:
-            require_pretrained(name)
+            require_torchvision_network(name)
         return
     if not values["labels"]:
         raise click.UsageError("the class names are missing; give --labels FILE")

@@ -29,13 +29,10 @@ from training.importing.input_options import (
 from training.importing.input_spec import Channels, InputSpec, PixelRange
 from training.importing.labels import class_count_error, name_classes
 from training.importing.presets import PRESETS, triple
+from training.importing.pretrained_names import require_torchvision_network
 from training.importing.probes import make_probes
 from training.importing.torchvision_weights import identify_weights
-from training.learning.architectures import (
-    TORCHVISION_NETWORKS,
-    default_image_size,
-    parse_architecture,
-)
+from training.learning.architectures import default_image_size, parse_architecture
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.foreign_weights import download_torchvision_weights, read_foreign_weights
@@ -61,11 +58,7 @@ def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> 
         ForeignModelError: If there is no such network, or the weights do not fit it.
         InitialWeightsError: If the weights cannot be downloaded or read.
     """
-    if name not in TORCHVISION_NETWORKS:
-        raise ForeignModelError(
-            f"torchvision has no residual classifier {name!r}; --torchvision must be one of "
-            f"{', '.join(TORCHVISION_NETWORKS)}"
-        )
+    require_torchvision_network(name)
     known = identify_weights(name, weights)
     report = ImportReport(f"torchvision's {name} ({known.name})")
     report.add("weights", known.name, known.certainty, known.evidence)

@@ -315,6 +315,13 @@ def onnx_from(*words: str) -> tuple[str, ...]:
         (resnet18_from("headless.pth"), "headless.pth has no fc.weight"),
         ((), "--onnx FILE, --torchvision NAME"),
         (("--onnx", "net.pth", "--torchvision", "resnet18"), "--onnx FILE, --torchvision NAME"),
+        (
+            ("--pretrained", "efficientnet-lite0", "--torchvision", "resnet18"),
+            "--onnx FILE, --torchvision NAME",
+        ),
+        (("--pretrained", "efficientnet-lite0", "--labels", "labels.txt"), "--labels"),
+        (("--pretrained", "efficientnet-lite0", "--arch", "resnet18"), "--arch"),
+        (("--pretrained", "efficientnet-b0"), "efficientnet-lite0"),
         (onnx_from("--preset", "timm"), "--timm-config FILE"),
         (onnx_from("--size", "0"), "224x320"),
         (onnx_from("--mean", "1,2"), "'1,2'"),
