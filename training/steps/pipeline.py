@@ -5,6 +5,7 @@ from typing import Protocol
 
 from model_store.manifest import Check
 from model_store.store import ModelStore
+from model_store.version import MAX_REPORT_BYTES
 from training.data.sources import ImageSet
 from training.gates.gate import gate, read_notices, require_passed
 from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
@@ -21,7 +22,7 @@ from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, export
 from training.steps.golden import GOLDEN_FILE, take_golden
 from training.steps.progress import Progress
-from training.steps.publish import Published, publish
+from training.steps.publish import Published, publish, report_to_publish
 from training.steps.train import train
 
 
@@ -144,5 +145,8 @@ def export_and_publish(
     display.show_checks(checks, read_notices(run))
     write_run_report(run, data, display.count("report"))
     require_passed(checks)
+    if run.config.keep_report and report_to_publish(run) is None:
+        limit = MAX_REPORT_BYTES // 2**20
+        display.say(f"the report to publish is over {limit} MiB, so the version does not hold it")
     display.announce("publish")
     return publish(run, data, store, promote=promote)

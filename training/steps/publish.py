@@ -104,13 +104,13 @@ def _files(run: Run) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
         files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
-    if report := _report_to_publish(run):
+    if report := report_to_publish(run):
         files[REPORT_FILE] = report
     files[KNOWN_IMAGES_FILE] = run.file(TRAINED_IMAGES_FILE, "resume")
     return files
 
 
-def _report_to_publish(run: Run) -> Path | None:
+def report_to_publish(run: Run) -> Path | None:
     """The report, if the run has one and the version may hold it."""
     path = run.path / PUBLISHED_REPORT_FILE
     if run.config.keep_report and path.is_file() and path.stat().st_size <= MAX_REPORT_BYTES:
@@ -144,7 +144,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
             epochs=len(read_metrics(run)),
             best_epoch=figures["best_epoch"],
             packages=config.packages,
-            report=REPORT_FILE if _report_to_publish(run) else None,
+            report=REPORT_FILE if report_to_publish(run) else None,
         ),
         "metrics": Metrics(
             top1=figures["top1"],
