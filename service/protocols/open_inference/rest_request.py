@@ -1,6 +1,8 @@
 """The body of an inference request over HTTP: JSON, JSON with binary tensors, or bytes alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -28,8 +30,19 @@ from service.protocols.open_inference.tensors import BYTES, InputTensor, malform
 
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 BINARY_SIZE: Final = "binary_data_size"
+MAX_REPEATED_BYTES: Final = 2000
+"""Longer JSON before binary tensors is parsed in each request."""
 MAX_JSON_ITEMS: Final = 64 * 1024
 """Most items of the JSON beside long arrays; parsing more would block the event loop."""
+
+
+@dataclass(frozen=True)
+class _ParsedJson:
+    """The JSON of a request, with long arrays and strings by the names that stand for them."""
+
+    document: InferBody
+    arrays: Mapping[str, Any]
+    long_strings: Mapping[str, memoryview]
 
 
 def read_infer_request(
@@ -103,6 +116,24 @@ def _read_bytes_alone(body: bytes, loaded: LoadedVersion, max_images: int) -> In
 def _read_json(
     text: bytes, content: memoryview, max_images: int
 ) -> tuple[InferBody, list[InputTensor]]:
+    repeats = bool(content) and len(text) <= MAX_REPEATED_BYTES
+    parsed = (_parse_again if repeats else _parse)(text, max_images)
+    document, arrays, long_strings = parsed.document, parsed.arrays, parsed.long_strings
+    tensors, position = list[InputTensor](), 0
+    for each in document.inputs:
+        raw = _take_raw(each, content[position:])
+        position += 0 if raw is None else len(raw)
+        values = () if raw is not None else _find_values(each, arrays, long_strings)
+        tensors.append(InputTensor(each.name, each.datatype, each.shape, raw, values))
+    if position != len(content):
+        raise malformed(
+            f"{len(content):,} bytes follow the JSON, and `{BINARY_SIZE}` of the inputs states "
+            f"{position:,}"
+        )
+    return document, tensors
+
+
+def _parse(text: bytes, max_images: int) -> _ParsedJson:
     text, arrays = cut_long_arrays(text)
     text, long_strings = cut_long_strings(text, 16 * (max_images + 8))
     if sum(text.count(character) for character in (b"{", b"[", b",")) > MAX_JSON_ITEMS:
@@ -120,18 +151,11 @@ def _read_json(
         raise BadRequestError(f"the request is not JSON: {error}", code="malformed_json") from None
     if document.id in long_strings:
         raise too_long_id()
-    tensors, position = list[InputTensor](), 0
-    for each in document.inputs:
-        raw = _take_raw(each, content[position:])
-        position += 0 if raw is None else len(raw)
-        values = () if raw is not None else _find_values(each, arrays, long_strings)
-        tensors.append(InputTensor(each.name, each.datatype, each.shape, raw, values))
-    if position != len(content):
-        raise malformed(
-            f"{len(content):,} bytes follow the JSON, and `{BINARY_SIZE}` of the inputs states "
-            f"{position:,}"
-        )
-    return document, tensors
+    return _ParsedJson(document, arrays, long_strings)
+
+
+_parse_again = lru_cache(maxsize=64)(_parse)
+"""For the JSON before binary tensors, which is the same in most requests of a program."""
 
 
 def _take_raw(tensor: RequestInput, content: memoryview) -> memoryview | None:

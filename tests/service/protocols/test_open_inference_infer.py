@@ -162,6 +162,23 @@ def test_classification_ranks_the_classes(client: httpx.Client, name: str) -> No
     assert output["shape"] == [2, len(CLASS_NAMES)]
 
 
+def test_same_json_with_other_pixels_gives_another_answer(client: httpx.Client) -> None:
+    """The JSON before binary tensors is parsed once; an error in it is told each time."""
+    shape = [1, SIZE, SIZE, 3]
+    for colour in ("red", "cyan", "red"):
+        found = client.post(
+            URL,
+            **binary(
+                pixels(colour).tobytes(),
+                inputs=[tensor(shape=shape)],
+                outputs=[{"name": "labels"}],
+            ),
+        ).json()
+        assert found["outputs"][0]["data"] == [colour]
+        wrong = binary(pixels(colour).tobytes(), inputs=[{"name": 7}])
+        assert client.post(URL, **wrong).status_code == 400
+
+
 def test_version_in_the_path(client: httpx.Client) -> None:
     """A served one answers, others do not exist."""
     body = {"inputs": [tensor(pixels("red").tolist(), shape=[1, SIZE, SIZE, 3])]}
