@@ -177,10 +177,11 @@ def _report(
         np.array([each.core_milliseconds for each in measured])
         for measured in list(rates.values())[:3]
     )
-    lines = [
+    binary_line = (
         f"Binary tensors: {spread(batches / raw)} of ONNX Runtime alone, which takes "
         f"{spread(100 * alone / binary, '{:.0f}')} % of their CPU time."
-    ]
+    )
+    lines = [binary_line]
     if calls and len(calls[0]) == len(single):
         lines.append(f"gRPC: {spread(calls[0] / single)} of HTTP with single images.")
     if missing:
