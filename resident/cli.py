@@ -102,7 +102,7 @@ class ResidentGroup(CommandGroup):
 
 @click.group(cls=ResidentGroup)
 def main() -> None:
-    r"""Train residual image classifiers and serve them with the accuracy that you measured.
+    """Train residual image classifiers and serve them with the accuracy that you measured.
 
     \b
       resident serve                              serve the built-in models

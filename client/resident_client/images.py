@@ -83,7 +83,8 @@ def encode_image(image: ImageInput) -> bytes:
     try:
         view = memoryview(image)  # type: ignore[arg-type]  # anything else is a TypeError
     except TypeError:
-        raise ImageInputError(f"{_EXPECTED}, got {type(image).__name__}") from None
+        several = "; predict_many and embed_many take several" * isinstance(image, list | tuple)
+        raise ImageInputError(f"{_EXPECTED}, got {type(image).__name__}{several}") from None
     return view.tobytes() if view.ndim == 1 else _encode_pixels(view)
 
 

@@ -56,7 +56,7 @@ def predict(
     labels_folder: Path | None,
     other_version: str | None, style: str,
 ) -> None:  # fmt: skip
-    r"""Classify images: files, folders, patterns, or `-` for one image on stdin.
+    """Classify images: files, folders, patterns, or `-` for one image on stdin.
 
     \b
       resident predict photo.jpg holiday/ --model flowers
