@@ -9,6 +9,7 @@ to this user or to root, and only its owner may write to it.
     <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
     <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
     <cache>/trials/           versions that passed or died       service.versions.trial_records
+    <cache>/measurements/     times of warm-up                   service.engine.measurement_cache
     <cache>/tuning/           settings measured by `tune`        service.engine.tuned_settings
     <cache>/scans/<key>/      facts and pixels of data sets      training.data.scan_cache
 """

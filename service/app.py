@@ -16,6 +16,7 @@ from model_store.host_cache import try_host_cache
 from model_store.open_store import open_store
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
+from service.engine.measurement_cache import MeasurementCache
 from service.engine.options import Caches, EngineOptions, engine_options
 from service.fetch_targets import parse_fetch_hosts
 from service.http.api_keys import ApiKeys
@@ -179,6 +180,7 @@ def _build_registry(share: Share, exchange: Exchange) -> Registry:
     caches = Caches(
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
+        MeasurementCache(settings.cache),
     )
     store = _open_store(settings)
     named_default_model = settings.named_default_model or _find_single_model(store)

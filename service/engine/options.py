@@ -11,6 +11,7 @@ from model_store.graph_cache import GraphCache
 from model_store.providers import CPU, default_instances
 from model_store.session import SessionOptions
 from model_store.version import Version
+from service.engine.measurement_cache import MeasurementCache
 from service.engine.tuned_settings import TunedSettingsLookup
 from service.settings import RequestedPrecision, Settings
 
@@ -30,6 +31,7 @@ class EngineOptions:
     precision: RequestedPrecision = "auto"
     run_timeout_seconds: float = 60.0
     tuned_settings: TunedSettingsLookup | None = None
+    measurements: MeasurementCache | None = None
 
     def for_version(self, version: Version, *, log: bool = True) -> Self:
         """Apply the tuned settings of this version to the options that the user has not set."""
@@ -52,6 +54,7 @@ class Caches:
 
     graphs: GraphCache | None = None
     engines: Path | None = None
+    measurements: MeasurementCache | None = None
 
 
 def engine_options(
@@ -96,6 +99,7 @@ def engine_options(
         deadline_seconds=effective.deadline_seconds,
         precision=effective.precision,
         run_timeout_seconds=settings.run_timeout_seconds,
+        measurements=caches.measurements,
         tuned_settings=TunedSettingsLookup(
             settings.cache, all_cpus, frozenset(set_by_a_person), workers
         ),

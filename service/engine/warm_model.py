@@ -1,18 +1,24 @@
 """The sessions of a version: proven, warmed up, and measured on this machine."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Annotated, Self
 
+from pydantic import Field, ValidationError
+
+from model_store.errors import ModelStoreError
+from model_store.golden import prove_decode
 from model_store.manifest import Precision
 from model_store.providers import CPU, batch_sizes, count_devices, default_batch_size
 from model_store.session import Session, SessionOptions
 from model_store.timing import Clock
 from model_store.validation import RareModel
 from model_store.version import Version
+from service.engine.measurement_cache import measurement_key
 from service.engine.options import EngineOptions
 from service.engine.variant_selection import (
     SelectedVariant,
@@ -27,6 +33,8 @@ from service.engine.warm_up import (
     warm_up,
 )
 from service.host.malloc import trim_memory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Measurement(RareModel):
     note: str | None
     left_out: Mapping[Precision, str]
     milliseconds: Mapping[Precision, tuple[float, ...]]
-    seconds: dict[int, float]
+    seconds: Annotated[dict[int, float], Field(min_length=1)]
     warm_up_seconds: float
 
     @classmethod
@@ -72,9 +80,29 @@ class Measurement(RareModel):
 def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
     """Select the variant, prove it and warm it up.
 
+    What an earlier start on this machine has measured is taken over, if it is CPU times.
+
     Raises:
         ModelStoreError: The version cannot be loaded or run, or its golden proof fails.
     """
+    session_options, _ = _session_options(version, options)
+    if options.measurements is None or not _measures_cpu_time(session_options):
+        return _measure_warm_model(version, options)
+    key = measurement_key(version, options)
+    if data := options.measurements.read(key):
+        try:
+            measured = Measurement.model_validate_json(data)
+            for image in version.manifest.golden:
+                prove_decode(version, image)
+            return load_measured(version, options, measured)
+        except (ValidationError, ModelStoreError) as error:  # which measuring again raises, too
+            logger.warning("measurement not used version=%s reason=%s", version, error)
+    model = _measure_warm_model(version, options)
+    options.measurements.write(key, Measurement.of(model).model_dump_json().encode())
+    return model
+
+
+def _measure_warm_model(version: Version, options: EngineOptions) -> WarmModel:
     session_options, largest = _session_options(version, options)
     clock = _clock(session_options)
     measure = partial(measure_variants, clock=clock)
@@ -111,8 +139,8 @@ def load_measured(version: Version, options: EngineOptions, measured: Measuremen
         ModelStoreError: It cannot be loaded or run, or its golden proof fails.
     """
     session_options, _ = _session_options(version, options)
-    if session_options.batch_sizes or _clock(session_options) is not time.thread_time:
-        return load_warm_model(version, options)  # each process also compiles sizes for itself
+    if not _measures_cpu_time(session_options):
+        return _measure_warm_model(version, options)  # each process also compiles sizes for itself
     session = load_proven(version, version.variant(measured.precision), session_options)
     sessions = [session, *_on_other_devices(version, measured.precision, session_options)]
     for each in sessions:
@@ -130,6 +158,10 @@ def _session_options(version: Version, options: EngineOptions) -> tuple[SessionO
         options.max_batch_size or default_batch_size(providers), version.manifest.max_batch_size
     )
     return replace(options.session, batch_sizes=batch_sizes(providers, largest)), largest
+
+
+def _measures_cpu_time(options: SessionOptions) -> bool:
+    return not options.batch_sizes and _clock(options) is time.thread_time
 
 
 def _clock(options: SessionOptions) -> Clock:
