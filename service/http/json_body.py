@@ -8,7 +8,7 @@ from typing import Annotated, Final, Generic, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from model_store.validation import describe_validation_error
+from model_store.validation import DeferredModel, describe_validation_error
 from service.errors import BadRequestError, ImageUrlError, check_image_count
 from service.http.base64_text import SLICE_BYTES, decode_base64
 from service.prediction.request import EncodedImage
@@ -25,7 +25,7 @@ RED_PIXEL: Final = (
 _EXPECTED: Final = 'expected {"images": [{"b64": "..."}]}'
 
 
-class JsonImage(BaseModel):
+class JsonImage(DeferredModel):
     """An image in a JSON body."""
 
     model_config = ConfigDict(extra="forbid")
@@ -40,7 +40,7 @@ class JsonImage(BaseModel):
     ]
 
 
-class JsonImageUrl(BaseModel):
+class JsonImageUrl(DeferredModel):
     """An image in a JSON body that the service fetches."""
 
     model_config = ConfigDict(extra="forbid")
@@ -60,7 +60,7 @@ def _kind_of_image(value: object) -> str:
     return "url" if isinstance(value, dict) and "url" in value else "object"
 
 
-class JsonBody(BaseModel):
+class JsonBody(DeferredModel):
     """A JSON request body."""
 
     model_config = ConfigDict(

@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from model_store.aliases import ALIAS_PATTERN, is_alias_name
-from model_store.validation import describe_validation_error
+from model_store.validation import DeferredModel, describe_validation_error
 from service.engine.classification import MAX_RANKED
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import BadRequestError, shorten
@@ -48,7 +47,7 @@ def _check_alias(text: str) -> str:
     return text
 
 
-class EmbedParams(BaseModel):
+class EmbedParams(DeferredModel):
     """The query of an embedding request. Parameters with other names are an error."""
 
     model_config = ConfigDict(frozen=True)

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from model_store.validation import DeferredModel
 
 
-class Prediction(BaseModel):
+class Prediction(DeferredModel):
     """One class with its probability."""
 
     label: str
@@ -16,7 +18,7 @@ class Prediction(BaseModel):
     ]
 
 
-class ItemError(BaseModel):
+class ItemError(DeferredModel):
     """Why one image of a request was not classified."""
 
     code: str
@@ -24,14 +26,14 @@ class ItemError(BaseModel):
     detail: str
 
 
-class ExplainedImage(BaseModel):
+class ExplainedImage(DeferredModel):
     """The size of the image once it is upright (EXIF orientation), in pixels."""
 
     width: int
     height: int
 
 
-class ExplainedRegion(BaseModel):
+class ExplainedRegion(DeferredModel):
     """The part of the upright image that the model saw, in pixels. It may reach beyond it."""
 
     left: float
@@ -40,7 +42,7 @@ class ExplainedRegion(BaseModel):
     height: float
 
 
-class ExplainedLabel(BaseModel):
+class ExplainedLabel(DeferredModel):
     """Where the model looked for one label."""
 
     label: str
@@ -62,7 +64,7 @@ class ExplainedLabel(BaseModel):
     ] = None
 
 
-class Explanation(BaseModel):
+class Explanation(DeferredModel):
     """Where the model looked for each label of `predictions`."""
 
     image: ExplainedImage
@@ -70,7 +72,7 @@ class Explanation(BaseModel):
     labels: list[ExplainedLabel]
 
 
-class Result(BaseModel):
+class Result(DeferredModel):
     """The outcome of one image: its predictions, most probable first, or its error.
 
     Do not act on the predictions if the model abstained.
@@ -112,7 +114,7 @@ class Result(BaseModel):
     error: ItemError | None = None
 
 
-class Timings(BaseModel):
+class Timings(DeferredModel):
     """Time of the stages in milliseconds; with several images, of the slowest one."""
 
     receive_ms: float
@@ -122,7 +124,7 @@ class Timings(BaseModel):
     total_ms: float
 
 
-class PredictResponse(BaseModel):
+class PredictResponse(DeferredModel):
     """One result per image, in the order of the request."""
 
     model: str
@@ -131,7 +133,7 @@ class PredictResponse(BaseModel):
     timings: Timings
 
 
-class EmbeddingResult(BaseModel):
+class EmbeddingResult(DeferredModel):
     """The outcome of one image: its embedding or its error."""
 
     name: Annotated[
@@ -148,7 +150,7 @@ class EmbeddingResult(BaseModel):
     error: ItemError | None = None
 
 
-class EmbedResponse(BaseModel):
+class EmbedResponse(DeferredModel):
     """One embedding per image, in the order of the request."""
 
     model: str
@@ -157,7 +159,7 @@ class EmbedResponse(BaseModel):
     timings: Timings
 
 
-class Problem(BaseModel):
+class Problem(DeferredModel):
     """An error as RFC 9457 problem details. Match on `code`, which is stable."""
 
     type: str
@@ -168,7 +170,7 @@ class Problem(BaseModel):
     errors: list[ItemError] | None = None
 
 
-class Health(BaseModel):
+class Health(DeferredModel):
     """Whether the service is up and may receive traffic."""
 
     status: Literal["live", "not live", "ready", "not ready"]

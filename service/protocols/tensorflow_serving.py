@@ -12,8 +12,9 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from model_store.validation import DeferredModel
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
@@ -50,7 +51,7 @@ def _kind_of_instance(value: object) -> str:
     return "image" if isinstance(value, dict) and "b64" in value else "named"
 
 
-class InstancesBody(BaseModel):
+class InstancesBody(DeferredModel):
     """A request in the row format. Other fields, like `signature_name`, are ignored."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"instances": [{"b64": RED_PIXEL}]}})
@@ -73,7 +74,7 @@ class InstancesBody(BaseModel):
     ]
 
 
-class InstancePrediction(BaseModel):
+class InstancePrediction(DeferredModel):
     """The outputs of one instance, as of TensorFlow's ResNet, and the label in words."""
 
     classes: Annotated[int, Field(description="Index of the most probable class.")]
@@ -83,7 +84,7 @@ class InstancePrediction(BaseModel):
     ]
 
 
-class InstancesAnswer(BaseModel):
+class InstancesAnswer(DeferredModel):
     """One prediction for each instance, in order."""
 
     predictions: list[InstancePrediction]

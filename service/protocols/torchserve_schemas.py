@@ -3,10 +3,11 @@
 from typing import Annotated, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic.alias_generators import to_camel
 
 from model_store.names import VERSION_PATTERN
+from model_store.validation import DeferredModel
 
 TorchServeVersion = Annotated[
     str,
@@ -24,7 +25,7 @@ VersionOrAll = Annotated[
 ]
 
 
-class TorchServeError(BaseModel):
+class TorchServeError(DeferredModel):
     """Any failure of these routes."""
 
     code: int
@@ -32,11 +33,11 @@ class TorchServeError(BaseModel):
     message: str
 
 
-class _CamelCase(BaseModel):
+class _CamelCase(DeferredModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class PingAnswer(BaseModel):
+class PingAnswer(DeferredModel):
     status: Literal["Healthy", "Unhealthy"]
 
 
@@ -50,7 +51,7 @@ class ModelPage(_CamelCase):
     models: list[ListedModel]
 
 
-class ModelWorker(BaseModel):
+class ModelWorker(DeferredModel):
     """An instance of a model. All are in one process."""
 
     id: str
@@ -72,5 +73,5 @@ class DescribedModel(_CamelCase):
     workers: list[ModelWorker]
 
 
-class SetDefaultAnswer(BaseModel):
+class SetDefaultAnswer(DeferredModel):
     status: str

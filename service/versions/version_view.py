@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from model_store.activation_maps import has_activation_maps
 from model_store.errors import ModelNotFoundError, ModelStoreError, VersionNotFoundError
 from model_store.manifest import Calibration, Check, Input, Manifest, Precision, Preprocessing
 from model_store.provenance import Imported, Metrics, Training, VersionReference
+from model_store.validation import DeferredModel
 from model_store.version import Version
 from service.errors import NotFoundError, NotReadyError
 from service.versions.registry import Registry
@@ -16,14 +17,14 @@ from service.versions.registry import Registry
 VersionStateName = Literal["loading", "ready", "unloading", "error", "available"]
 
 
-class VariantChecks(BaseModel):
+class VariantChecks(DeferredModel):
     """What the gates found for the variant of one precision."""
 
     precision: Precision
     gate: list[Check]
 
 
-class VersionDetail(BaseModel):
+class VersionDetail(DeferredModel):
     """One version of a model: how good it is, what its gates found, where it comes from."""
 
     model: str

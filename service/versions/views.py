@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from model_store.errors import AliasError, ModelNotFoundError, ModelStoreError
 from model_store.manifest import Calibration, Check, Input, Precision, Preprocessing
 from model_store.provenance import Imported, Metrics, Training, VersionReference
+from model_store.validation import DeferredModel
 from service.engine.loaded_version import LoadedVersion
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
@@ -17,7 +18,7 @@ HOW_TO_CHANGE_DEFAULT: Final = (
 )
 
 
-class ModelSummary(BaseModel):
+class ModelSummary(DeferredModel):
     """A model in the list of models."""
 
     model: str
@@ -36,7 +37,7 @@ class ModelSummary(BaseModel):
     default: bool
 
 
-class ModelList(BaseModel):
+class ModelList(DeferredModel):
     """Every model of the store, and the one that answers `/v1/predict`."""
 
     models: list[ModelSummary]
@@ -48,7 +49,7 @@ class ModelList(BaseModel):
     ] = HOW_TO_CHANGE_DEFAULT
 
 
-class VersionState(BaseModel):
+class VersionState(DeferredModel):
     """A version in the store or in this process."""
 
     version: int
@@ -63,7 +64,7 @@ class VersionState(BaseModel):
     ] = None
 
 
-class VariantDetail(BaseModel):
+class VariantDetail(DeferredModel):
     """One model file of the serving version, in its precision."""
 
     precision: Precision

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from model_store.manifest import MODEL_INPUT
-from model_store.validation import to_whole_number
+from model_store.validation import DeferredModel, to_whole_number
 from service.http.json_body import RED_PIXEL
 from service.protocols.open_inference.parameters import MAX_ID_LENGTH
 from service.protocols.open_inference.tensors import BYTES, UINT8
@@ -22,13 +22,13 @@ def _parameters(description: str, **known: dict[str, Any]) -> Any:
     return Field(description=description, json_schema_extra=extra)
 
 
-class OpenInferenceError(BaseModel):
+class OpenInferenceError(DeferredModel):
     """Any failure of these routes."""
 
     error: str
 
 
-class RequestInput(BaseModel):
+class RequestInput(DeferredModel):
     """A tensor of a request. Its content is `data`, or follows the JSON as bytes."""
 
     name: Annotated[
@@ -65,7 +65,7 @@ class RequestInput(BaseModel):
     ] = None
 
 
-class RequestOutput(BaseModel):
+class RequestOutput(DeferredModel):
     """An output to return."""
 
     name: Annotated[
@@ -85,7 +85,7 @@ class RequestOutput(BaseModel):
     ] = {}
 
 
-class InferBody(BaseModel):
+class InferBody(DeferredModel):
     """The JSON of an inference request."""
 
     model_config = ConfigDict(
@@ -119,7 +119,7 @@ class InferBody(BaseModel):
     ] = None
 
 
-class ResponseOutput(BaseModel):
+class ResponseOutput(DeferredModel):
     """A tensor of a response."""
 
     name: str
@@ -134,7 +134,7 @@ class ResponseOutput(BaseModel):
     ] = None
 
 
-class InferAnswer(BaseModel):
+class InferAnswer(DeferredModel):
     """The JSON of an inference response."""
 
     model_name: str
@@ -143,7 +143,7 @@ class InferAnswer(BaseModel):
     outputs: list[ResponseOutput]
 
 
-class ServerMetadata(BaseModel):
+class ServerMetadata(DeferredModel):
     """Name, version and extensions of the service."""
 
     name: str
@@ -151,7 +151,7 @@ class ServerMetadata(BaseModel):
     extensions: list[str]
 
 
-class TensorMetadata(BaseModel):
+class TensorMetadata(DeferredModel):
     """An input or output. The first dimension is the number of images."""
 
     name: str
@@ -159,7 +159,7 @@ class TensorMetadata(BaseModel):
     shape: list[int]
 
 
-class ModelMetadata(BaseModel):
+class ModelMetadata(DeferredModel):
     """Inputs and outputs of a model."""
 
     name: str
@@ -170,24 +170,24 @@ class ModelMetadata(BaseModel):
     properties: dict[str, str]
 
 
-class ServerLiveness(BaseModel):
+class ServerLiveness(DeferredModel):
     live: bool
 
 
-class ServerReadiness(BaseModel):
+class ServerReadiness(DeferredModel):
     ready: bool
 
 
-class ModelReadiness(BaseModel):
+class ModelReadiness(DeferredModel):
     name: str
     ready: bool
 
 
-class Reshape(BaseModel):
+class Reshape(DeferredModel):
     shape: list[int]
 
 
-class ConfigTensor(BaseModel):
+class ConfigTensor(DeferredModel):
     """An input or output, without the dimension of the images."""
 
     name: str
@@ -196,16 +196,16 @@ class ConfigTensor(BaseModel):
     reshape: Reshape | None = None
 
 
-class InstanceGroup(BaseModel):
+class InstanceGroup(DeferredModel):
     kind: Literal["KIND_CPU", "KIND_GPU"]
     count: int
 
 
-class DynamicBatching(BaseModel):
+class DynamicBatching(DeferredModel):
     max_queue_delay_microseconds: int
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(DeferredModel):
     """The configuration of a model, as far as it has the terms of Triton's."""
 
     name: str
@@ -218,14 +218,14 @@ class ModelConfig(BaseModel):
     dynamic_batching: DynamicBatching
 
 
-class StatisticDuration(BaseModel):
+class StatisticDuration(DeferredModel):
     """How often something happened, and nanoseconds of all times together."""
 
     count: int = 0
     ns: int = 0
 
 
-class InferStatistics(BaseModel):
+class InferStatistics(DeferredModel):
     """Successful and failed requests, and the stages of the successful ones."""
 
     success: StatisticDuration
@@ -238,7 +238,7 @@ class InferStatistics(BaseModel):
     cache_miss: StatisticDuration = StatisticDuration()
 
 
-class BatchStatistics(BaseModel):
+class BatchStatistics(DeferredModel):
     """The runs with one batch size."""
 
     batch_size: int
@@ -247,7 +247,7 @@ class BatchStatistics(BaseModel):
     compute_output: StatisticDuration = StatisticDuration()
 
 
-class ModelStatistics(BaseModel):
+class ModelStatistics(DeferredModel):
     """Counts and times of one version since it was first used."""
 
     name: str
@@ -261,17 +261,17 @@ class ModelStatistics(BaseModel):
     memory_usage: list[Any] = []
 
 
-class StatisticsAnswer(BaseModel):
+class StatisticsAnswer(DeferredModel):
     model_stats: list[ModelStatistics]
 
 
-class RepositoryQuery(BaseModel):
+class RepositoryQuery(DeferredModel):
     """The optional body of an index request."""
 
     ready: Annotated[bool, Field(strict=True, description="Only versions that serve.")] = False
 
 
-class RepositoryModel(BaseModel):
+class RepositoryModel(DeferredModel):
     """A version in the store or in this process."""
 
     name: str
@@ -280,7 +280,7 @@ class RepositoryModel(BaseModel):
     reason: str
 
 
-class RepositoryChange(BaseModel):
+class RepositoryChange(DeferredModel):
     """The optional body of a load or unload request."""
 
     parameters: Annotated[
