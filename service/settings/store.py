@@ -130,8 +130,9 @@ class StoreSettings(BaseModel):
         Path,
         Field(
             default_factory=default_host_cache,
-            description="Directory of optimised graphs, engines, trials, times of warm-up and tuned "
-            "settings of this host. It is safe to delete. Unset: `resident` in $XDG_CACHE_HOME, else in ~/.cache.",
+            description="Directory of optimised graphs, engines, trials, times of warm-up and "
+            "tuned settings of this host. It is safe to delete. Unset: `resident` in "
+            "$XDG_CACHE_HOME, else in ~/.cache.",
         ),
     ]
     cache_max_bytes: Annotated[
