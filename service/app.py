@@ -20,6 +20,7 @@ from service.engine.measurement_cache import MeasurementCache
 from service.engine.options import Caches, EngineOptions, engine_options
 from service.fetch_targets import parse_fetch_hosts
 from service.http.api_keys import ApiKeys
+from service.http.client_limits import ClientRateLimits
 from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
 from service.http.examples import build_example_router
@@ -34,6 +35,7 @@ from service.http.models import build_model_router
 from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
+from service.http.refusals import build_refusals
 from service.http.request_body import BodyLimits
 from service.http.service_counts import ServiceCounts
 from service.http.shared_rate_limit import SharedRateLimit
@@ -126,6 +128,8 @@ def create_app(
         decodes_per_request=max(1, plan.decode_workers // 2),
         fetcher=_build_fetcher(settings),
     )
+    rate = settings.client_requests_per_second
+    clients = ClientRateLimits(rate) if rate else None
     grpc_server = build_grpc_server(
         settings,
         shares_port=worker.link is not None,
@@ -135,6 +139,7 @@ def create_app(
         keys=keys,
         management=management,
         tracing=tracing,
+        clients=clients,
     )
     lifespan = _lifespan(
         registry, decoders, grpc_server, settings, on_loaded, worker, exchange, tracing
@@ -149,7 +154,8 @@ def create_app(
     ]
     if settings.torchserve_api:
         dialects.append(TorchServeApi(limits))
-    return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects, tracing)
+    refusals = build_refusals(settings, clients)
+    return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects, tracing, refusals)
 
 
 def _build_tracing(settings: Settings) -> "Tracing | None":

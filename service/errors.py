@@ -18,6 +18,7 @@
     │                                 store_read_only, not_unloaded
     ├── TooLargeError            413  body_too_large, too_many_images
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
+    ├── HostNotAllowedError      421  host_not_allowed
     ├── OverloadedError          429  overloaded, rate_limited, with Retry-After
     ├── InferenceError           500  inference_failed
     ├── InvalidModelOutputError  500  invalid_model_output
@@ -113,6 +114,13 @@ class TooLargeError(ServiceError):
 class UnsupportedMediaError(ServiceError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     default_code = "unsupported_media_type"
+
+
+class HostNotAllowedError(ServiceError):
+    """The header `Host` names another host than this service."""
+
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    default_code = "host_not_allowed"
 
 
 class OverloadedError(ServiceError):

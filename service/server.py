@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,22 @@ from model_store.errors import KeyFileError, ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
+from service.http.client_limits import ConnectionLimit
+from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.protocol import BoundedHttpProtocol, start_draining
+from service.http.security_headers import SECURITY_HEADERS
 from service.http.service_counts import retire_counts
 from service.http.uvicorn_adapter import DirectTransport
 from service.key_file import ApiKeysError
 from service.log_format import FORMATTERS
 from service.protocols.grpc_extra import GrpcMissingError
+from service.public_address import is_loopback
 from service.settings import Settings
 from service.sockets import check_can_listen, listen, reserve_port
-from service.startup_text import describe_startup
+from service.startup_text import describe_open_service, describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
+from service.tls import CertificateError, TlsCertificate, find_tls_files
 from service.versions.registry import Registry
 from service.workers.link import Link, WorkerPart
 from service.workers.shared_buckets import SharedBuckets
@@ -40,14 +45,17 @@ from service.workers.supervisor import Supervisor, WorkerStartError
 
 LISTENERS_PER_SOCKET: Final = 8
 DRAIN_POLL_SECONDS: Final = 0.1
-KEEP_ALIVE_SECONDS: Final = (
-    75  # longer than the 60 s of proxies, which may reuse an idle connection
-)
 GC_THRESHOLD: Final = 10_000
 """Objects between two garbage collections. Requests leave no cycles, so few need one."""
 STOP_MARGIN_SECONDS: Final = 15.0
 """What a worker may take to stop besides the drain delay and open requests."""
-START_ERRORS: Final = (ApiKeysError, GrpcMissingError, KeyFileError, ProviderError)
+START_ERRORS: Final = (
+    ApiKeysError,
+    CertificateError,
+    GrpcMissingError,
+    KeyFileError,
+    ProviderError,
+)
 """What is wrong with the settings, as a worker may find."""
 logger = logging.getLogger(__name__)
 
@@ -57,16 +65,21 @@ class Server(uvicorn.Server):
 
     registry: Registry | None = None
     on_stop: Callable[[], None] | None = None
+    certificate: TlsCertificate | None = None
     drain_delay_seconds = 0.0
+    warnings: Sequence[str] = ()
     uds: Path | None = None
     has_page = True
     worker = WorkerPart()
+    _following: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         level = logging.INFO if self.worker.logs_address else logging.DEBUG
         logger.log(level, "Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
         await self._add_listeners()
+        if self.certificate:
+            self._following = asyncio.create_task(self.certificate.follow())
         self.announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,6 +95,8 @@ class Server(uvicorn.Server):
         if self.uds and not self.worker.link:
             self.uds.unlink(missing_ok=True)  # before it closes: then the next server may own it
         await super().shutdown(sockets)
+        if self._following:
+            self._following.cancel()
 
     async def _add_listeners(self) -> None:
         """Listen several times on each socket.
@@ -102,21 +117,22 @@ class Server(uvicorn.Server):
         count = max(1, LISTENERS_PER_SOCKET // self.worker.count)
         for listener in listeners * (count - 1):
             duplicate = socket.fromfd(listener.fileno(), listener.family, listener.type)
-            server = await loop.create_server(protocol, sock=duplicate, backlog=self.config.backlog)
+            server = await loop.create_server(
+                protocol, sock=duplicate, ssl=self.config.ssl, backlog=self.config.backlog
+            )
             self.servers.append(server)
 
     def announce(self) -> None:
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry and not self.should_exit:
-            text = "\n".join(
-                describe_startup(
-                    self.registry,
-                    self.address,
-                    self.uds,
-                    has_page=self.has_page,
-                    workers=self.worker.count,
-                )
+            lines = describe_startup(
+                self.registry,
+                self.address,
+                self.uds,
+                has_page=self.has_page,
+                workers=self.worker.count,
             )
+            text = "\n".join([*lines, *self.warnings])
             # In a thread, because printing blocks if nobody reads stdout.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()
 
@@ -127,7 +143,8 @@ class Server(uvicorn.Server):
             return "http://localhost"
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def run(settings: Settings) -> None:
@@ -137,6 +154,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         ApiKeysError: The file of API keys cannot be read.
+        CertificateError: The TLS certificate or its key cannot be used.
         GrpcMissingError: The settings ask for gRPC, which is not installed.
         KeyFileError: The file of keys that versions must be signed with cannot be used.
         ListenError: An address or the Unix socket is in use, or cannot be used.
@@ -210,22 +228,32 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
         server.registry = registry
         server.announce()
 
+    proxies = find_trusted_proxies(settings.trusted_proxies)
+    tls_files = find_tls_files(settings)
+    certificate = TlsCertificate(*tls_files) if tls_files else None
     app = create_app(settings, announce, worker)
     server = Server(
         uvicorn.Config(
-            app,
-            # Every client of a Unix socket is a local proxy, whose X-Forwarded-For is logged.
-            forwarded_allow_ips="*" if settings.uds else None,
+            forward_clients(app, proxies, unix_socket=bool(settings.uds)),
+            proxy_headers=False,
+            headers=SECURITY_HEADERS,
             log_level=settings.log_level,
             log_config=None,  # uvicorn's own handler would block the event loop
             access_log=False,  # service.http.access_log does this
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
             http=connection_protocol(app, settings),
             ws="none",
         )
     )
+    if certificate:
+        server.config.load()
+        server.config.ssl, server.certificate = certificate.context, certificate
+    if not app.requires_key and not settings.uds and not is_loopback(settings.host):
+        server.warnings = describe_open_service(settings)
+        if worker.logs_address:
+            logger.warning("predictions need no API key host=%s", settings.host or "any")
     server.on_stop, server.uds, server.has_page = app.stop, settings.uds, settings.page
     server.drain_delay_seconds = settings.drain_delay_seconds
     server.worker = worker
@@ -242,9 +270,12 @@ def _exit(*_: Any) -> None:
 
 def connection_protocol(app: PredictEndpoint, settings: Settings) -> type[BoundedHttpProtocol]:
     """The class of the connections of an application."""
+    most = settings.max_connections_per_client
+    proxies = TrustedProxies(find_trusted_proxies(settings.trusted_proxies))
 
     class Protocol(BoundedHttpProtocol):
         timeout_seconds = settings.body_timeout_seconds
+        connection_limit = ConnectionLimit(most, proxies) if most else None
 
         def answer_early(self, scope: Scope, direct: DirectTransport) -> bool:
             return app.early_rejection.answer(scope, direct)

@@ -10,6 +10,7 @@ from model_store import __version__
 from model_store.providers import CPU
 from service.engine.loaded_version import LoadedVersion
 from service.host.cpu_limit import cpu_limit
+from service.settings import Settings
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
 from service.workers.recommendation import WorkerAdvice, recommend_workers
@@ -60,6 +61,17 @@ def _advise(loaded: LoadedVersion) -> WorkerAdvice | None:
         return None  # its time is not the CPU time of one core
     size = loaded.max_batch_size
     return recommend_workers(loaded.profile.seconds(size) / size, cpu_limit())
+
+
+def describe_open_service(settings: Settings) -> list[str]:
+    """What a service on a public address prints if predictions need no key, and what to do."""
+    own = "keys" in settings.model_fields_set
+    option = f"--keys {shlex.quote(str(settings.keys))} " if own else ""
+    host = settings.host or "this machine"
+    return [
+        f"  OPEN  everyone who can connect to {host} may send predictions; to require an API key:",
+        f"        python -m service keys {option}add NAME --scope predict",
+    ]
 
 
 def _describe_model(model: ServedModel, *, is_default: bool) -> str:

@@ -96,15 +96,15 @@ class ServerProcess:
 
     def announced(self) -> Self:
         """Wait until the server has printed its address, which it does after loading its models."""
-        match = self.stdout.wait_for(r"^Resident \S+ on (http://\S+)$")
+        match = self.stdout.wait_for(r"^Resident \S+ on (https?://\S+)$")
         assert match, f"stdout: {self.stdout.text}\nstderr: {self.stderr.text}"
-        assert self.stdout.wait_for(r"^  docs   http://\S+/docs$"), self.stdout.text
+        assert self.stdout.wait_for(r"^  docs   https?://\S+/docs$"), self.stdout.text
         self.address = match[1]
         return self
 
     def listening(self) -> Self:
         """Wait until the port is open, whether or not the models are loaded."""
-        match = self.stderr.wait_for(r"Uvicorn running on (http://\S+) ")
+        match = self.stderr.wait_for(r"Uvicorn running on (https?://\S+) ")
         assert match, self.stderr.text
         self.address = match[1]
         return self
@@ -151,7 +151,7 @@ def request_head(path: str = "/v1/predict", **headers: object) -> bytes:
     """The head of a POST request."""
     lines = [
         f"POST {path} HTTP/1.1",
-        "Host: test",
+        "Host: localhost",
         *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode()

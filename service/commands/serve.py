@@ -21,6 +21,7 @@ from model_store.validation import describe_validation_error
 from service.key_file import ApiKeysError
 from service.settings import Settings
 from service.sockets import ListenError
+from service.tls import CertificateError
 
 METAVARS: Final = {
     "int": "INTEGER",
@@ -101,19 +102,18 @@ def _run(settings: Settings) -> None:
     from service.server import run  # noqa: PLC0415  --help needs no web framework
     from service.workers.supervisor import WorkersFailedError  # noqa: PLC0415  as above
 
+    options_of_errors = {
+        GrpcMissingError: "--grpc-port (SERVICE_GRPC_PORT)",
+        ApiKeysError: "--keys (SERVICE_KEYS)",
+        CertificateError: "--ssl-certfile (SERVICE_SSL_CERTFILE)",
+        KeyFileError: "--require-signature (SERVICE_REQUIRE_SIGNATURE)",
+        ProviderError: "--providers (SERVICE_PROVIDERS)",
+    }
     try:
         run(settings)
     except WorkersFailedError as error:
         raise click.ClickException(f"the service has ended: {error}") from None
     except ListenError as error:
         raise _ListenFailure(str(error)) from None
-    except GrpcMissingError as error:
-        raise click.UsageError(f"--grpc-port (SERVICE_GRPC_PORT): {error}") from None
-    except ApiKeysError as error:
-        raise click.UsageError(f"--keys (SERVICE_KEYS): {error}") from None
-    except KeyFileError as error:
-        raise click.UsageError(
-            f"--require-signature (SERVICE_REQUIRE_SIGNATURE): {error}"
-        ) from None
-    except ProviderError as error:
-        raise click.UsageError(f"--providers (SERVICE_PROVIDERS): {error}") from None
+    except tuple(options_of_errors) as error:
+        raise click.UsageError(f"{options_of_errors[type(error)]}: {error}") from None

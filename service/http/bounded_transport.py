@@ -38,23 +38,36 @@ class BoundedTransport(asyncio.Transport):
         self._transport = transport
         self._loop = loop
         self._timeout_seconds = timeout_seconds
-        for name in ("write", "abort", "get_extra_info", "pause_reading", "resume_reading"):
+        for name in (
+            "write",
+            "abort",
+            "can_write_eof",
+            "get_extra_info",
+            "pause_reading",
+            "resume_reading",
+        ):
             setattr(self, name, getattr(transport, name))  # cheaper than methods that delegate
 
     def is_closing(self) -> bool:
         return self._closing or self._transport.is_closing()
 
-    def close(self) -> None:
-        """Close once all output is sent. An incomplete request is received and discarded first."""
+    def close(self, linger_seconds: float | None = None) -> None:
+        """Close once all output is sent. An incomplete request is received and discarded first.
+
+        Args:
+            linger_seconds: Most time for that, instead of `timeout_seconds`.
+        """
         if self._closing:
             return
         if not self.receiving:
             self.close_now()
             return
         self._closing = True
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS cannot
+            self._transport.write_eof()
         self._transport.resume_reading()
-        self._close_timer = self._loop.call_later(self._timeout_seconds, self._transport.abort)
+        seconds = self._timeout_seconds if linger_seconds is None else linger_seconds
+        self._close_timer = self._loop.call_later(seconds, self._transport.abort)
 
     def close_now(self) -> None:
         """Close once all output is sent, even if a request is still arriving."""

@@ -29,7 +29,6 @@ _IMAGE: Final[dict[str, Any]] = {
 _FIRST: Final[dict[str, Any]] = {"example": 0}
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=3600",
 }
 

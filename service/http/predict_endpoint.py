@@ -6,28 +6,36 @@ other work on a small image. Requests to other routes are passed on to FastAPI.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import shorten
-from service.http.access_log import MAX_PATH_LENGTH, is_routine, log_request
+from service.errors import ServiceError
+from service.http.access_log import is_routine, log_request
 from service.http.answer_headers import encode_headers, record_headers
 from service.http.api_keys import ApiKeys
+from service.http.asgi_replies import (
+    allow_head,
+    method_not_allowed,
+    reply_with,
+    request_line,
+    to_api_scope,
+)
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.dialect import Dialect
 from service.http.early_rejection import EarlyRejection
 from service.http.metrics import ServiceMetrics
-from service.http.problem_details import Reply, to_response
+from service.http.problem_details import Reply, reply_to
+from service.http.refusals import Refusals
 from service.http.request_body import check_headers, content_length, read_body
 from service.http.request_ids import RequestIds
 from service.http.request_limits import MAX_UNREAD_BYTES
 from service.http.request_tracing import describe_route, end_trace, start_trace
 from service.http.uvicorn_adapter import DIRECT_TRANSPORT, DirectTransport
+from service.key_file import scopes_of
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
 from service.public_address import parse_origins
@@ -52,6 +60,7 @@ class PredictEndpoint:
         settings: Settings,
         dialects: Sequence[Dialect],
         tracing: "Tracing | None" = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.api = api
         self._pipeline = pipeline
@@ -62,6 +71,7 @@ class PredictEndpoint:
         self._tracing = tracing
         origins = parse_origins(settings.cors_origins)
         self._cors = allow_origins(self._route, origins) if origins else None
+        self._refusals = refusals
         self.early_rejection = EarlyRejection(
             dialects,
             pipeline,
@@ -75,6 +85,8 @@ class PredictEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.api(scope, receive, send)
+        elif self._refusals and (error := self._refusals.find(scope)):
+            await self._pass_on(self._refuse(error, scope), scope, receive, send)
         elif self._cors is None or not is_cross_origin(scope):
             await self._route(scope, receive, send)
         elif is_preflight(scope):
@@ -83,20 +95,36 @@ class PredictEndpoint:
             scope.pop(DIRECT_TRANSPORT, None)  # it would send no headers of CORS
             await self._cors(scope, receive, send)
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+    def _refuse(self, error: ServiceError, scope: Scope) -> ASGIApp:
+        error.headers["Connection"] = "close"  # the client could otherwise keep sending its body
+        path = self._path_below_root(scope)
+        dialects = (each.reply_to for each in self._dialects if each.match(path) is not None)
+        return reply_with(error, next(dialects, reply_to))
+
+    def _path_below_root(self, scope: Scope) -> str:
+        path: str = scope["path"]
         root = self._settings.root_path
         if root and (path == root or path.startswith(f"{root}/")):
-            path = path.removeprefix(root)
+            return path.removeprefix(root)
+        return path
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = self._path_below_root(scope)
         for dialect in self._dialects:
             if (path_params := dialect.match(path)) is None:
                 continue
             if scope["method"] in dialect.methods:
                 await self._answer(dialect, path_params, scope, receive, send)
             else:
-                await self._pass_on(_method_not_allowed(dialect), scope, receive, send)
+                await self._pass_on(method_not_allowed(dialect), scope, receive, send)
             return
-        await self._pass_on(self.api, scope, receive, send, _api_scope(scope, root, path))
+        api_scope = to_api_scope(scope, self._settings.root_path, path)
+        await self._pass_on(self.api, scope, receive, send, api_scope)
+
+    @property
+    def requires_key(self) -> bool:
+        """Whether predictions need a key now."""
+        return "predict" in scopes_of(self._keys.keys)
 
     def stop(self) -> None:
         """Stop loading versions and report not ready, before the process ends."""
@@ -123,7 +151,7 @@ class PredictEndpoint:
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
             record.set_error(error)
-            reply = dialect.reply_to(error, _request_line(scope))
+            reply = dialect.reply_to(error, request_line(scope))
         response_headers = [
             *encode_headers(reply),
             *record_headers(record, time.monotonic() - record.started),
@@ -226,43 +254,6 @@ class PredictEndpoint:
             log_request(scope, status, started, ids)
             if trace:
                 end_trace(trace, status)
-
-
-def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:
-    """The request as FastAPI's routes expect it.
-
-    A slash at the end is dropped. HEAD becomes GET, whose body uvicorn does not send then.
-    """
-    return {
-        **scope,
-        "method": "GET" if scope["method"] == "HEAD" else scope["method"],
-        "root_path": root_path,
-        "path": root_path + (path.removesuffix("/") or "/"),
-    }
-
-
-def allow_head(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Add HEAD to an `Allow` header with GET, because `_api_scope` turns HEAD into GET."""
-    return [
-        (name, value.replace(b"GET", b"GET, HEAD") if name == b"allow" else value)
-        for name, value in headers
-    ]
-
-
-def _method_not_allowed(dialect: Dialect) -> ASGIApp:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        error = HTTPException(
-            HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(dialect.methods)}
-        )
-        response = to_response(dialect.reply_to(error, _request_line(scope)))
-        await response(scope, receive, send)
-
-    return answer
-
-
-def _request_line(scope: Scope) -> str:
-    path = scope["raw_path"].decode("ascii", "backslashreplace")
-    return f"{scope['method']} {shorten(path, MAX_PATH_LENGTH)}"
 
 
 def _decode_headers(scope: Scope) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 from uvicorn.server import ServerState
 
 from service.http.bounded_transport import BoundedTransport
+from service.http.client_limits import ConnectionLimit
 from service.http.request_limits import LimitedConnection
 
 MAX_PIPELINED_REQUESTS: Final = 32
@@ -17,6 +18,8 @@ MAX_PIPELINED_BYTES: Final = 32 * 1024 * 1024
 """Limit, over all connections, for data that is read while an earlier request runs."""
 DRAIN_IDLE_SECONDS: Final = 1.0
 """How long an idle connection stays open at shutdown, for a request that was already sent."""
+REFUSED_SECONDS: Final = 1.0
+"""How long a refused connection stays open, so that the client can read why."""
 _SLICE_BYTES: Final = 1024
 _FIRST_PROBE_SECONDS: Final = 0.05
 
@@ -27,7 +30,9 @@ class BoundedHttpProtocol(LimitedConnection):
     uvicorn pauses reading, so it would notice the disconnect only after the request.
     """
 
+    connection_limit: ClassVar[ConnectionLimit | None] = None
     _all_pipelined_bytes: ClassVar[int] = 0
+    _counted = False
     _pipelined_bytes = 0
     _unparsed = b""  # arrived while too many requests were pipelined
     _half_closed = False
@@ -35,8 +40,19 @@ class BoundedHttpProtocol(LimitedConnection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(BoundedTransport(transport, self.loop, self.timeout_seconds))
+        if self.connection_limit and self.client:
+            self._counted = self.connection_limit.open(self.client[0])
+            if not self._counted:
+                self.transport.receiving = True
+                most = self.connection_limit.max_connections
+                message = (
+                    f"One client may open {most} connections (SERVICE_MAX_CONNECTIONS_PER_CLIENT)."
+                )
+                self.send_error(429, message, REFUSED_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._counted and self.connection_limit and self.client:
+            self.connection_limit.close(self.client[0])
         self.transport.mark_lost()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
@@ -62,8 +78,8 @@ class BoundedHttpProtocol(LimitedConnection):
         A client that has disconnected sends the same EOF. `_probe` tells the two apart: it writes
         `100 Continue`, and the system of a client that has gone resets the connection.
         """
-        if self.transport.is_closing():
-            return False
+        if self.transport.is_closing() or not self.transport.can_write_eof():
+            return False  # with TLS, neither side can close only its own direction
         self._half_closed = self.flow.stays_paused = True
         if not self._unparsed:
             self.stop_receiving()

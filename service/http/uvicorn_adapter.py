@@ -164,8 +164,8 @@ class UvicornConnection(HttpToolsProtocol):
             _disconnect(newest)
         return True
 
-    def send_error(self, status: int, message: str) -> None:
-        """Send a response in plain text, and close the connection."""
+    def send_error(self, status: int, message: str, linger_seconds: float | None = None) -> None:
+        """Send a response in plain text, and close the connection as `BoundedTransport.close`."""
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -174,7 +174,7 @@ class UvicornConnection(HttpToolsProtocol):
         ]
         lines = [b"%b: %b\r\n" % header for header in headers]
         self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", message.encode())))
-        self.transport.close()
+        self.transport.close(linger_seconds)
 
     def send_continue(self) -> None:
         """Send `100 Continue`, unless the response has started or the client uses HTTP/1.0."""

@@ -29,8 +29,6 @@ HEADERS: Final = {
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # a new release must not run the scripts of the old one
 }
 

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from service.settings import Settings
+from service.tls import find_tls_files
 
 if TYPE_CHECKING:
     from service.protocols.open_inference_grpc.server import GrpcServer
@@ -48,4 +49,5 @@ def build_grpc_server(
         settings.max_body_bytes,
         body_timeout_seconds=settings.body_timeout_seconds,
         shares_port=shares_port,
+        tls_files=find_tls_files(settings),
     )

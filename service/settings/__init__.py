@@ -6,6 +6,7 @@ from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.store import BUILTIN_DEFAULT_MODEL
+from service.settings.access import AccessSettings
 from service.settings.engine import EngineSettings, Mode, ModelSettings, RequestedPrecision
 from service.settings.network import NetworkSettings
 from service.settings.requests import RequestSettings, parse_formats
@@ -27,7 +28,9 @@ ENVIRONMENT_PREFIX: Final = "SERVICE_"
 
 
 # `--help` lists the fields of the last base first.
-class Settings(EngineSettings, RequestSettings, StoreSettings, NetworkSettings, BaseSettings):
+class Settings(
+    EngineSettings, RequestSettings, StoreSettings, AccessSettings, NetworkSettings, BaseSettings
+):
     """All settings of the service, read from keyword arguments and `SERVICE_*` variables.
 
     `--max-body-bytes` is `SERVICE_MAX_BODY_BYTES`. Arguments win over variables.

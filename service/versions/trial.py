@@ -10,17 +10,15 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import IO, Final, cast
 
 from pydantic import ValidationError
 
-from model_store.files import DirectoryLock, remove_tree_if_unused
+from model_store.temporary import temporary_directory
 from service.engine.warm_model import Measurement
 from service.host.output_tail import OutputTail
 from service.versions.load_failure import LoadFailure, explain
@@ -30,7 +28,6 @@ _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from service.versions.trial_process import main; main()"
 )
-_TEMPORARY_PREFIX: Final = "resident-trial-"
 STOPPED: Final = LoadFailure("the service is shutting down", "host")
 logger = logging.getLogger(__name__)
 
@@ -124,24 +121,13 @@ class Trial:
 
 @contextmanager
 def _temporary_directory() -> Iterator[str | None]:
-    """A directory for the temporary files of a process that may be killed; None without one.
-
-    Deletes those that a killed service has left.
-    """
-    try:
-        for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*"):
-            with suppress(OSError):
-                remove_tree_if_unused(path)
-        folder = tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, ignore_cleanup_errors=True)
-        lock = DirectoryLock(Path(folder.name))
-    except OSError:  # nothing is writable, which most versions do not need
-        yield None
-        return
-    with folder:
+    """A directory for the temporary files of a process that may be killed; None without one."""
+    with ExitStack() as stack:
         try:
-            yield folder.name
-        finally:
-            lock.release()
+            folder = str(stack.enter_context(temporary_directory("trial")))
+        except OSError:  # nothing is writable, which most versions do not need
+            folder = None
+        yield folder
 
 
 def _result(output: bytes, exit_code: int) -> Measurement | LoadFailure:

@@ -1,17 +1,18 @@
 """The commands of every tutorial and how-to guide run as they stand in a copy of the checkout."""
 
 import fcntl
+import http.client
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,17 @@ def background(checkout: Path, environment: dict[str, str]) -> Iterator:
 
 
 def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
+    """Over HTTP, or over HTTPS with the certificate of the page."""
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    for scheme in ("http", "https"):
+        url = f"{scheme}://127.0.0.1:{port}/health/ready"
+        with (
+            suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(url, timeout=5, context=unverified) as answer,  # noqa: S310  two schemes
+        ):
             return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+    return False
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_no_temporary_directory_is_needed(
     def full(**_: object) -> None:
         raise FileNotFoundError("no usable temporary directory")
 
-    monkeypatch.setattr(sealed_model.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     assert is_honest(load(version))
     monkeypatch.setattr(sealed_model, "OPEN_FILES", Path("/nonexistent"))
     with pytest.raises(StoreUnreadableError):

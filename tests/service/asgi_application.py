@@ -59,7 +59,7 @@ async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.api.router.lifespan_context(app.api),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield Application(app, await asyncio.wait_for(loaded, PATIENCE_SECONDS), client)
 

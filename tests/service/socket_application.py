@@ -30,7 +30,7 @@ async def listening(
 ) -> AsyncIterator[tuple[Application, int]]:
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
-    models = {"builtin": False, "default_model": MODEL, "instances": 1}
+    models = {"allowed_hosts": "*", "builtin": False, "default_model": MODEL, "instances": 1}
     chosen = Settings(store=root, **{**models, **settings})
     app = create_app(chosen, loaded.set_result)
     own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}

@@ -14,7 +14,7 @@ from service.key_file import default_key_file
 from service.settings import ModelSettings, Settings, parse_formats, requests
 
 SAMPLES: dict[str, tuple[str, object]] = {
-    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
+    "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9001", 9001),
     "grpc_port": ("8001", 8001),
     "store": ("/srv/models", Path("/srv/models")),
@@ -65,6 +65,13 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "log_format": ("json", "json"),
     "otlp_endpoint": ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
     "page": ("false", False),
+    "ssl_certfile": ("/tls/tls.crt", Path("/tls/tls.crt")),
+    "ssl_keyfile": ("/tls/tls.key", Path("/tls/tls.key")),
+    "allowed_hosts": ("a.example, b.example", "a.example, b.example"),
+    "trusted_proxies": ("10.0.0.0/8, ::1", "10.0.0.0/8, ::1"),
+    "client_requests_per_second": ("2.5", 2.5),
+    "max_connections_per_client": ("20", 20),
+    "keep_alive_seconds": ("61", 61),
     "require_signature": ("/publisher.pem", Path("/publisher.pem")),
 }
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from server_process import (
 )
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
+from service.key_changes import add_key
+from service.key_file import read_keys
 
 RED = plain("red")
 READ_ONLY = Path("/proc")
@@ -408,3 +411,27 @@ def test_ctrl_c_ends_without_a_traceback(colour_store: ModelStore) -> None:
         server.end(signal.SIGINT)
     assert "Traceback" not in server.stderr.text
     assert "Finished server process" in server.stderr.text
+
+
+@pytest.mark.parametrize(
+    ("host", "with_key", "is_open"),
+    [("0.0.0.0", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)],
+)
+def test_public_address_without_keys_says_how_to_require_one(
+    colour_store: ModelStore, tmp_path: Path, host: str, with_key: bool, is_open: bool
+) -> None:
+    """As a command that can be pasted."""
+    keys = tmp_path / "keys.json"
+    add_key(keys, "app", ["predict" if with_key else "metrics"])
+    arguments = ("--store", colour_store.root, "--no-builtin", "--host", host, "--keys", keys)
+    with running(*arguments) as server:
+        server.announced()
+        server.end()
+    assert ("  OPEN  " in server.stdout.text) is is_open
+    assert ("need no API key" in server.stderr.text) is is_open
+    if is_open:
+        command = re.search(r"python -m service (keys .*)$", server.stdout.text, re.MULTILINE)
+        assert command
+        add = [sys.executable, "-m", "service", *shlex.split(command[1].replace("NAME", "new"))]
+        subprocess.run(add, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+        assert {key.name for key in read_keys(keys)} == {"app", "new"}

@@ -67,6 +67,11 @@ class Rpc:
         headers = {name: value for name, value in sent if isinstance(value, str)}
         return cls(context, method, headers, RequestIds.of(headers))
 
+    @property
+    def client(self) -> str:
+        """The address of the client, or of its proxy."""
+        return _host(self.context.peer())
+
     def start_trace(self, tracing: "Tracing", started: float) -> "RequestTrace":
         """Begin the span of a request. A stream has several."""
         name = f"{SERVICE}/{self.method}"
@@ -79,7 +84,7 @@ class Rpc:
     def log(self, status: int) -> None:
         path = f"/{SERVICE}/{self.method}"
         scope = {
-            "client": (_host(self.context.peer()),),
+            "client": (self.client,),
             "method": "GRPC",
             "path": path,
             "raw_path": path.encode(),

@@ -1,6 +1,7 @@
 """The gRPC server. It runs in the event loop of the HTTP server."""
 
 import logging
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class GrpcServer:
-    """Inference, health and reflection on one port, without TLS."""
+    """Inference, health and reflection on one port."""
 
     def __init__(
         self,
@@ -35,8 +36,20 @@ class GrpcServer:
         *,
         body_timeout_seconds: float,
         shares_port: bool = False,
+        tls_files: tuple[Path, Path] | None = None,
     ) -> None:
+        """Prepare the server.
+
+        Args:
+            parts: What it shares with the HTTP routes.
+            host: The address to listen on.
+            port: The port to listen on; 0 for a free one.
+            max_message_bytes: Largest message.
+            shares_port: Whether other workers listen on the same port.
+            tls_files: Certificate and key; None for no TLS.
+        """
         self._parts = parts
+        self._tls_files = tls_files
         self._address = f"[{host}]" if ":" in host else host
         self.port = port
         """The port; after the start never 0."""
@@ -65,7 +78,11 @@ class GrpcServer:
             reflection.SERVICE_NAME,
         ]
         reflection.enable_server_reflection(names, server)
-        self.port = server.add_insecure_port(f"{self._address}:{self.port}")
+        address = f"{self._address}:{self.port}"
+        if self._tls_files:
+            self.port = server.add_secure_port(address, _credentials(*self._tls_files))
+        else:
+            self.port = server.add_insecure_port(address)
         await server.start()
         self._server = server
         logger.info("gRPC server running on %s:%d", self._address, self.port)
@@ -74,6 +91,22 @@ class GrpcServer:
         """Take no more calls, and finish those in progress within the grace period."""
         if self._server:
             await self._server.stop(grace_seconds)
+
+
+def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Read the files again for each connection, because certificates are renewed."""
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        pair = (key.read_bytes(), certificate.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair])
+
+    def read_again() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return read()
+        except OSError:
+            return None  # the files that were read last stay in use
+
+    return grpc.dynamic_ssl_server_credentials(read(), read_again)
 
 
 def _build_handler(servicer: OpenInferenceServicer) -> grpc.GenericRpcHandler:

@@ -12,12 +12,14 @@ from model_store.errors import ImageError
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ClientDisconnectedError, ServiceError
 from service.http.api_keys import ApiKeys
+from service.http.client_limits import ClientRateLimits
 from service.http.management import ManagementRequests
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import report_error
 from service.http.request_tracing import end_call_trace
 from service.http.service_counts import ServiceCounts
+from service.key_file import Scope
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
 from service.protocols.open_inference.errors import error_message
@@ -65,6 +67,7 @@ class GrpcParts:
     management: ManagementRequests
     max_images: int
     tracing: "Tracing | None" = None
+    clients: ClientRateLimits | None = None
 
 
 class OpenInferenceServicer:
@@ -115,7 +118,7 @@ class OpenInferenceServicer:
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         async with answering(context, "ModelStatistics") as rpc:
-            self._parts.keys.check(rpc.headers.get("authorization"), "metrics")
+            self._check(rpc, "metrics")
             found = find_served(self._registry, request.name or None, _number(request.version))
             versions = await self._parts.counts.versions()
             documents = [describe_statistics(each, versions) for each in found]
@@ -126,7 +129,7 @@ class OpenInferenceServicer:
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         async with answering(context, "RepositoryIndex") as rpc:
-            self._check_manage(rpc)
+            self._check(rpc, "manage")
             found = await asyncio.to_thread(
                 list_repository, self._registry, only_ready=request.ready
             )
@@ -137,7 +140,7 @@ class OpenInferenceServicer:
         self, data: bytes, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         async with answering(context, "RepositoryModelLoad") as rpc:
-            self._check_manage(rpc)
+            self._check(rpc, "manage")
             request = parse_message(pb.RepositoryModelLoadRequest(), data)
             check_change(RepositoryChange(parameters=read_parameters(request.parameters)))
             change = partial(self._operations.load_model, request.model_name)
@@ -148,7 +151,7 @@ class OpenInferenceServicer:
         self, data: bytes, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         async with answering(context, "RepositoryModelUnload") as rpc:
-            self._check_manage(rpc)
+            self._check(rpc, "manage")
             request = parse_message(pb.RepositoryModelUnloadRequest(), data)
             check_change(RepositoryChange(parameters=read_parameters(request.parameters)))
             change = partial(self._operations.unload_model, request.model_name)
@@ -196,7 +199,7 @@ class OpenInferenceServicer:
         if tracing := self._parts.tracing:
             record.trace = rpc.start_trace(tracing, record.started)
         try:
-            self._parts.keys.check(rpc.headers.get("authorization"), "predict")
+            self._check(rpc, "predict")
             with self._parts.pipeline.uploads.upload() as reserve:
                 reserve(len(data))
                 check_fields(data, self._parts.max_images)
@@ -238,8 +241,11 @@ class OpenInferenceServicer:
     def _find(self, name: str, version: str) -> LoadedVersion:
         return self._registry.find(name or None, _number(version))
 
-    def _check_manage(self, rpc: Rpc) -> None:
-        self._parts.keys.check(rpc.headers.get("authorization"), "manage")
+    def _check(self, rpc: Rpc, scope: Scope) -> None:
+        """Check the client's limit and its key. Raises ServiceError."""
+        if self._parts.clients:
+            self._parts.clients.check(rpc.client)
+        self._parts.keys.check(rpc.headers.get("authorization"), scope)
 
 
 def _number(version: str) -> int | None:

@@ -11,10 +11,11 @@ from server_process import PATIENCE_SECONDS, ServerProcess, read_response, reque
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from model_store.store import ModelStore
+from service.http.security_headers import SECURITY_HEADERS
 
 RED = plain("red")
 HEADERS = [
-    *("date", "content-type", "content-length"),
+    *("date", *(name.lower() for name, _ in SECURITY_HEADERS), "content-type", "content-length"),
     *("model-name", "model-version", "model-digest", "server-timing", "x-request-id"),
 ]
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.http.predict_endpoint import allow_head
+from service.http.asgi_replies import allow_head
 from service.settings import Settings
 
 RED = plain("red")
@@ -47,7 +47,8 @@ def test_head_leaves_the_connection_in_step(server: ServerProcess) -> None:
     """The next response on the connection is that of the next request."""
     with server.connect() as connection:
         connection.sendall(
-            b"HEAD /docs HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+            b"HEAD /docs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
         )
         received = b""
         while b"route_not_found" not in received:

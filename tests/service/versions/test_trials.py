@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from model_store.graph_cache import FOLDER as GRAPHS
 from model_store.graph_cache import GraphCache
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
+from model_store.temporary import PREFIX
 from service.engine.options import EngineOptions
 from service.errors import NotReadyError
 from service.host.output_tail import MAX_LINES
@@ -325,7 +327,7 @@ def test_process_that_dies_leaves_its_last_words_and_no_files(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The log of the service has the end of its stderr, however long that is; clients do not."""
-    monkeypatch.setattr(trial.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(
         trial,
@@ -337,7 +339,7 @@ def test_process_that_dies_leaves_its_last_words_and_no_files(
         "os.kill(os.getpid(), 9)",
     )
     caplog.set_level("INFO")
-    (tmp_path / "resident-trial-of-a-killed-service" / "folder").mkdir(parents=True)
+    (tmp_path / f"{PREFIX}trial-killed" / "folder").mkdir(parents=True)
     publish(registry.store)
     assert serve(registry) is None
     output = [line for line in caplog.messages if line.startswith("version trial output")]
