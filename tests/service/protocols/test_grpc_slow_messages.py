@@ -55,7 +55,7 @@ def test_messages_that_never_end_hold_bounded_memory(
             patience = PATIENCE_SECONDS if number < PLACES else 0.05
             client.send_part(2 * number + 1, MESSAGE_BYTES - 1, MESSAGE_BYTES - 100, patience)
         held = resident_bytes(server) - before
-        assert 0 < client.sent - PLACES * (MESSAGE_BYTES - 100) < (CALLS - PLACES) * MEBIBYTE
+        assert 0 <= client.sent - PLACES * (MESSAGE_BYTES - 100) < (CALLS - PLACES) * MEBIBYTE
         assert held < 2 * PLACES * MESSAGE_BYTES  # without the limit: CALLS * MESSAGE_BYTES
 
 
