@@ -12,10 +12,16 @@ export class DrawingBoard {
   #background = "#000";
   #ink = "#fff";
   #onDrawn;
+  #onErased;
 
-  /** @param {(image: Blob) => void} onDrawn - Called with a PNG after every stroke. */
-  constructor(onDrawn) {
+  /**
+   * @param {(image: Blob, placement: object) => void} onDrawn - Called after every stroke with a PNG,
+   *   and with the `scale`, `x` and `y` that lay it over the board.
+   * @param {() => void} onErased - Called when what was drawn last is no longer there.
+   */
+  constructor(onDrawn, onErased) {
     this.#onDrawn = onDrawn;
+    this.#onErased = onErased;
     this.canvas = element("canvas", {
       width: SIDE, height: SIDE, role: "img", "aria-label": "Drawing board. Draw with a mouse, a pen or a finger.",
       onpointerdown: (event) => this.#begin(event),
@@ -23,13 +29,14 @@ export class DrawingBoard {
       onpointerup: () => this.#finish(),
       onpointercancel: () => this.#finish(),
     });
+    this.frame = element("div", { class: "frame" }, this.canvas);
     this.box = element(
       "div", { class: "board", hidden: true },
-      this.canvas,
+      this.frame,
       element(
         "p", { class: "actions" },
         button("Undo", () => { this.#strokes.pop(); this.#changed(); }),
-        button("Clear", () => { this.#strokes = []; this.#paint(); }),
+        button("Clear", () => { this.#strokes = []; this.#changed(); }),
       ),
       element("p", { class: "muted small" }, "Draw here. Your drawing is centred and scaled before the model sees it."),
     );
@@ -70,11 +77,14 @@ export class DrawingBoard {
 
   #changed() {
     this.#paint();
+    this.#onErased();
     if (!this.#strokes.length) return;
     const copy = element("canvas", { width: SIDE, height: SIDE });
     copy.getContext("2d").filter = `blur(${SOFTNESS}px)`;
-    this.#paint(copy, this.#centred());
-    copy.toBlob((blob) => this.#onDrawn(blob), "image/png");
+    const { scale, x, y } = this.#centred();
+    this.#paint(copy, { scale, x, y });
+    const placement = { scale: 1 / scale, x: -x / scale, y: -y / scale };
+    copy.toBlob((blob) => this.#onDrawn(blob, placement), "image/png");
   }
 
   /** The scale and shift that make the drawing fill the board. */

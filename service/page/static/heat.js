@@ -9,8 +9,12 @@ const COLOURS = [[13, 8, 135], [156, 23, 158], [237, 121, 83], [240, 249, 33]]; 
 export class HeatMap {
   #explanation = null;
 
-  /** @param {HTMLElement} frame - Holds the picture and nothing else; the map is laid over it. */
-  constructor(frame) {
+  /**
+   * @param {HTMLElement} frame - Holds the picture and nothing else; the map is laid over it.
+   * @param {object} placement - `scale`, `x` and `y` of the image that was sent, in the picture.
+   */
+  constructor(frame, placement = { scale: 1, x: 0, y: 0 }) {
+    this.placement = placement;
     this.canvas = element("canvas", { class: "heat", "aria-hidden": "true", hidden: true });
     frame.append(this.canvas);
     this.slider = element("input", {
@@ -21,6 +25,10 @@ export class HeatMap {
       "div", { class: "heat-controls", hidden: true },
       element("label", { for: "opacity" }, "Where it looked"), this.slider, this.caption,
     );
+  }
+
+  remove() {
+    this.canvas.remove();
   }
 
   /** Use the explanation of an answer; null hides the map. */
@@ -39,9 +47,9 @@ export class HeatMap {
     this.canvas.height = Math.max(1, Math.round(image.height * scale));
     const context = this.canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
-    context.drawImage(
-      paint(map), region.left * scale, region.top * scale, region.width * scale, region.height * scale,
-    );
+    const inside = scale * this.placement.scale;
+    context.setTransform(inside, 0, 0, inside, scale * this.placement.x, scale * this.placement.y);
+    context.drawImage(paint(map), region.left, region.top, region.width, region.height);
     this.canvas.dataset.label = label;
     this.caption.textContent = `Bright parts support “${label}”. Choose another label to see its map.`;
     this.#fade();

@@ -30,7 +30,13 @@ export class TryView {
     this.heatBox = element("div");
     this.examples = new Examples((image, name) => this.classify(image, name));
     this.nearest = element("div");
-    this.board = new DrawingBoard((image) => this.classify(image, null));
+    this.board = new DrawingBoard(
+      (image, placement) => {
+        this.#overlay(this.board.frame, placement);
+        this.classify(image, null, { show: false });
+      },
+      () => this.#overlay(null),
+    );
     this.drawButton = button("Draw", () => this.#toggleBoard(), { "aria-expanded": "false" });
     this.coverage = element("fieldset", { class: "coverage", hidden: true });
     this.answer = element("div", { class: "answer", role: "region", "aria-label": "Answer" });
@@ -39,8 +45,8 @@ export class TryView {
       "div",
       { class: "zone card" },
       this.picture,
-      this.heatBox,
       this.board.box,
+      this.heatBox,
       element(
         "p", { class: "actions" },
         button("Choose pictures", () => this.files.click(), { class: "primary" }),
@@ -86,17 +92,16 @@ export class TryView {
   async classify(image, name, { show = true } = {}) {
     this.#image = image;
     if (show) {
-      this.heat = null;
-      this.heatBox.replaceChildren();
-      if (name !== null) this.#showPicture(image, name);
+      this.#overlay(null);
+      this.#showPicture(image, name);
     }
     this.#request?.abort();
     const request = (this.#request = new AbortController());
     const slow = setTimeout(() => this.#showWaiting(request), SLOW_MILLISECONDS);
     this.answer.setAttribute("aria-busy", "true");
-    const target = this.#target;
+    const [target, heat] = [this.#target, this.heat];
     const coverage = this.coverage.querySelector(":checked")?.value;
-    const explain = this.heat && target.detail.can_explain;
+    const explain = heat && target.detail.can_explain;
     const query = {
       top_k: TOP_K,
       ...(coverage && { coverage }),
@@ -105,8 +110,8 @@ export class TryView {
     };
     try {
       const result = await predict(target, image, query, request.signal);
-      this.heat?.use(result.explanation ?? null);
-      const onLabel = result.explanation && ((index) => this.heat.show(index));
+      heat?.use(result.explanation ?? null);
+      const onLabel = result.explanation && ((index) => heat.show(index));
       this.answer.replaceChildren(...renderResult({ ...result, coverage }, target, onLabel));
       this.coverage.hidden = !target.detail.coverages?.length;
       announce(sentence(result));
@@ -170,9 +175,16 @@ export class TryView {
     });
     const frame = element("div", { class: "frame" }, shown);
     this.picture.replaceChildren(frame);
-    this.heat = new HeatMap(frame);
-    this.heatBox.replaceChildren(this.heat.controls);
+    this.#overlay(frame);
     this.#toggleBoard(false);
+  }
+
+  /** Lay the map of the next answer over a frame; null removes the map that is shown. */
+  #overlay(frame, placement) {
+    this.heat?.remove();
+    this.heatBox.hidden = false;
+    this.heat = frame && new HeatMap(frame, placement);
+    this.heatBox.replaceChildren(...(this.heat ? [this.heat.controls] : []));
   }
 
   #showWaiting(request) {
@@ -206,6 +218,7 @@ export class TryView {
   #toggleBoard(open = this.board.box.hidden) {
     this.board.box.hidden = !open;
     this.picture.hidden = open;
+    this.heatBox.hidden = this.heat !== null && this.board.frame.contains(this.heat.canvas) !== open;
     this.drawButton.setAttribute("aria-expanded", `${open}`);
   }
 

@@ -1,4 +1,4 @@
-"""What a person does on the page, in a real browser: drop, draw, many pictures, errors."""
+"""What a person does on the page, in a real browser: drop, many pictures, errors."""
 
 import csv
 from pathlib import Path
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 CAT = BUILTIN_ROOT / "cifar10/1/golden/cat.jpg"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
-TWO = [(0.3, 0.3), (0.45, 0.15), (0.65, 0.25), (0.6, 0.45), (0.3, 0.82), (0.7, 0.82)]
 FILES = "input[type=file]"
 
 
@@ -36,17 +35,6 @@ def drop(page: "Page", files: list[tuple[str, bytes]]) -> None:
     )
     for event in ("dragenter", "dragover", "drop"):
         page.dispatch_event("#main", event, {"dataTransfer": transfer})
-
-
-def draw(page: "Page", points: list[tuple[float, float]]) -> None:
-    box = page.locator(".board canvas").bounding_box()
-    assert box
-    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-    page.mouse.move(*at[0])
-    page.mouse.down()
-    for x, y in at[1:]:
-        page.mouse.move(x, y, steps=5)
-    page.mouse.up()
 
 
 def best_label(page: "Page") -> str | None:
@@ -110,14 +98,6 @@ def test_heat_map_is_shown_and_moved(page: "Page") -> None:
 def test_abstention_is_said_in_plain_words(page: "Page") -> None:
     page.set_input_files(FILES, CAT.with_name("grey-16-bit.png"))
     page.wait_for_selector(".verdict.abstained")
-
-
-def test_drawn_digit_is_recognised(page: "Page") -> None:
-    """The board opens by itself for a model whose labels are single characters."""
-    page.select_option("#model", "digits-resnet20")
-    page.wait_for_selector(".board canvas")
-    draw(page, TWO)
-    assert best_label(page) == "2"
 
 
 def test_batch_of_fifty_with_one_broken_file(page: "Page", tmp_path: Path) -> None:
