@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +54,9 @@ def interruptible(process: DistributedProcess) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns True after Ctrl-C or SIGTERM. A second signal exits at once.
 
     In a group of processes signals exit at once: the others are at other steps, and the newest
-    checkpoint is valid for all.
+    checkpoint is valid for all. In a thread, as under Ray, there are no signals.
     """
-    if process.is_distributed:
+    if process.is_distributed or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     interrupted = False

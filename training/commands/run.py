@@ -45,6 +45,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="First kill and resume a short training on this data, and compare the weights.",
 )
+@click.option(
+    "--ray/--no-ray",
+    "on_ray",
+    default=False,
+    show_default=True,
+    help="Train in processes of a Ray cluster: that of RAY_ADDRESS, or a new one on this machine. "
+    "All machines must see the current directory. Needs pip install '.[ray]'.",
+)
+@click.option(
+    "--ray-processes",
+    type=click.IntRange(min=1),
+    help="Number of processes for --ray.  [default: one per GPU of the cluster, or per machine "
+    "without GPUs]",
+)
 @pass_console
 def run(
     console: Console,
@@ -57,6 +71,8 @@ def run(
     *,
     promote: bool,
     prove_resume: bool,
+    on_ray: bool,
+    ray_processes: int | None,
 ) -> None:
     """Check the data, train, evaluate, export, gate and publish.
 
@@ -68,16 +84,25 @@ def run(
     \b
     torchrun --nproc-per-node 2 -m -- training run --data PICTURES
     """
-    from training.commands.common import join_processes
-    from training.run.launch import start_shared_run
+    open_store(store).create()
 
-    model_store = open_store(store, signing_key=signing_key)
-    model_store.create()
-    with join_processes(compute) as process:
-        started, images = start_shared_run(request, runs, model_store, process)
-        if prove_resume:
-            _prove_resume(console, started, process, images)
-        finish_run(console, started, model_store, waivers, process, promote=promote, images=images)
+    def train_and_publish(console: Console) -> None:
+        from training.commands.common import join_processes
+        from training.run.launch import start_shared_run
+
+        opened = open_store(store, signing_key=signing_key)
+        with join_processes(compute) as process:
+            run, images = start_shared_run(request, runs, opened, process)
+            if prove_resume:
+                _prove_resume(console, run, process, images)
+            finish_run(console, run, opened, waivers, process, promote=promote, images=images)
+
+    if on_ray:
+        from training.run.ray_cluster import run_on_ray
+
+        run_on_ray(lambda: train_and_publish(Console()), ray_processes, runs)
+    else:
+        train_and_publish(console)
 
 
 @click.command()

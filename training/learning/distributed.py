@@ -100,7 +100,7 @@ SINGLE_PROCESS: Final = DistributedProcess()
 
 @contextmanager
 def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
-    """Join the processes that `torchrun` started, if any.
+    """Join the processes that torchrun or Ray started, if any. Ray has already connected them.
 
     Raises:
         RunError: The device is not available.
@@ -112,6 +112,9 @@ def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    if dist.is_initialized():
+        yield DistributedProcess(dist.get_rank(), world_size, chosen)
+        return
     store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
     # torchrun may keep its store when it restarts workers. A prefix per attempt keeps the addresses
     # of the lost workers apart from the new ones. Otherwise each attempt has its own store, and a

@@ -1,4 +1,4 @@
-"""Starts one run for all processes that `torchrun` launches together."""
+"""Starts one run for all processes that torchrun or Ray launches together."""
 
 import os
 import socket
@@ -12,6 +12,8 @@ from training.run.directory import Run, RunDirectory
 from training.run.request import RunRequest, start_run
 
 LAUNCH_FILE: Final = "launch.json"
+LAUNCH_VARIABLE: Final = "RESIDENT_LAUNCH"
+"""Names the launch of this process, if Ray started it."""
 
 
 def start_shared_run(
@@ -40,7 +42,12 @@ def start_shared_run(
 
 
 def _launcher() -> str:
-    """Identify the torchrun of this machine, which outlives its workers; empty without torchrun."""
+    """Identify what started this process and outlives it; empty if it was started alone.
+
+    With torchrun, each machine has another one.
+    """
+    if launch := os.environ.get(LAUNCH_VARIABLE):
+        return launch
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ""
     parent = os.getppid()
