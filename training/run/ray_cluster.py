@@ -58,11 +58,17 @@ def run_on_ray(task: Callable[[], None], processes: int | None, runs: Path) -> N
         else:
             shutil.rmtree(storage, ignore_errors=True)
             return
-        for failure in lost.worker_failures.values():
-            cause = getattr(failure, "_base_exc", failure)
-            if isinstance(cause, (TrainingError, ModelStoreError)):
-                raise cause
-    raise RunError(f"a process was lost {MAX_RESTARTS + 1} times; the last time: {lost}")
+        failures = lost.worker_failures.values()
+        for failure in failures:
+            if isinstance(failure, (TrainingError, ModelStoreError)):
+                raise failure
+        # A lost process has an error of Ray itself; the others then cannot reach it.
+        if not any(type(failure).__module__.startswith("ray.") for failure in failures):
+            raise lost
+    raise RunError(
+        f"the run lost a process {MAX_RESTARTS + 1} times, the last time because: {lost}; continue "
+        "it with `training resume RUN`"
+    )
 
 
 def _work(task: Callable[[], None], directory: str, launch: str) -> None:
