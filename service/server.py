@@ -8,8 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+<<<<<<< HEAD
 from contextlib import suppress
 from functools import partial
+=======
+from contextlib import closing, suppress
+>>>>>>> 052360f (Workers get about as many connections each)
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +25,12 @@ from model_store.errors import KeyFileError, ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
+<<<<<<< HEAD
 from service.http.client_limits import ConnectionLimit
 from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
+=======
+from service.http.counted_protocol import count_connections
+>>>>>>> 052360f (Workers get about as many connections each)
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.http.security_headers import SECURITY_HEADERS
@@ -38,6 +46,8 @@ from service.startup_text import describe_open_service, describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.tls import CertificateError, TlsCertificate, find_tls_files
 from service.versions.registry import Registry
+from service.workers.balanced_listener import BalancedListener
+from service.workers.connection_counts import ConnectionCounts
 from service.workers.link import Link, WorkerPart
 from service.workers.shared_buckets import SharedBuckets
 from service.workers.shares import count_workers
@@ -71,15 +81,27 @@ class Server(uvicorn.Server):
     uds: Path | None = None
     has_page = True
     worker = WorkerPart()
+<<<<<<< HEAD
     _following: asyncio.Task[None] | None = None
+=======
+    _name: Any = None
+    _shared: Sequence[BalancedListener] = ()
+>>>>>>> 052360f (Workers get about as many connections each)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        shared = (sockets or []) if self.worker.connections else []
+        await super().startup([] if shared else sockets)
+        listeners = [socket for server in self.servers for socket in server.sockets] or shared
+        self._name = listeners[0].getsockname()
         level = logging.INFO if self.worker.logs_address else logging.DEBUG
         logger.log(level, "Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
         await self._add_listeners()
+<<<<<<< HEAD
         if self.certificate:
             self._following = asyncio.create_task(self.certificate.follow())
+=======
+        self._share(shared)
+>>>>>>> 052360f (Workers get about as many connections each)
         self.announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -94,9 +116,33 @@ class Server(uvicorn.Server):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         if self.uds and not self.worker.link:
             self.uds.unlink(missing_ok=True)  # before it closes: then the next server may own it
+        await asyncio.gather(*(listener.close() for listener in self._shared))
         await super().shutdown(sockets)
         if self._following:
             self._following.cancel()
+
+    def _share(self, listeners: Sequence[socket.socket]) -> None:
+        """Listen on sockets on which other workers listen too."""
+        link, connections = self.worker.link, self.worker.connections
+        if link is None or connections is None:
+            return
+        self._shared = [
+            BalancedListener(
+                listener,
+                self._make_protocol,
+                lambda: len(self.server_state.connections),
+                connections,
+                link.number,
+            )
+            for listener in listeners
+        ]
+        for shared in self._shared:
+            shared.start()
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def _add_listeners(self) -> None:
         """Listen several times on each socket.
@@ -107,18 +153,15 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if not type(loop).__module__.startswith("uvloop"):  # asyncio accepts all waiting clients
             return
-        protocol = partial(
-            self.config.http_protocol_class,  # type: ignore[call-arg]  # as uvicorn calls it
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
         listeners = [listener for server in self.servers for listener in server.sockets]
-        count = max(1, LISTENERS_PER_SOCKET // self.worker.count)
-        for listener in listeners * (count - 1):
+        for listener in listeners * (LISTENERS_PER_SOCKET - 1):
             duplicate = socket.fromfd(listener.fileno(), listener.family, listener.type)
             server = await loop.create_server(
+<<<<<<< HEAD
                 protocol, sock=duplicate, ssl=self.config.ssl, backlog=self.config.backlog
+=======
+                self._make_protocol, sock=duplicate, backlog=self.config.backlog
+>>>>>>> 052360f (Workers get about as many connections each)
             )
             self.servers.append(server)
 
@@ -141,7 +184,7 @@ class Server(uvicorn.Server):
         """The URL of this server for clients on this machine; on a Unix socket, any host."""
         if self.uds:
             return "http://localhost"
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host, port = self._name[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
         scheme = "https" if self.certificate else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -185,12 +228,13 @@ def run_workers(settings: Settings, workers: int) -> None:
         reserved = reserve_port(settings.host, settings.grpc_port)
         settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
 
-    buckets = SharedBuckets()
+    buckets, connections = SharedBuckets(), ConnectionCounts(workers)
 
     def run_worker(link: Link, replaces_another: bool) -> None:  # noqa: FBT001  as it is called
         configure_logging(settings, StderrHandler(), link.number)
         try:
-            server = build_server(settings, WorkerPart(link, replaces_another, buckets))
+            worker = WorkerPart(link, replaces_another, buckets, connections)
+            server = build_server(settings, worker)
         except START_ERRORS as error:
             link.report_failure(error)
             raise
@@ -208,12 +252,13 @@ def run_workers(settings: Settings, workers: int) -> None:
         workers,
         run_worker,
         stop_listening,
+        connections.clear,
         retire_counts,
         settings.drain_delay_seconds,
         settings.shutdown_seconds + STOP_MARGIN_SECONDS,
     )
     try:
-        with suppress(KeyboardInterrupt):
+        with closing(buckets), closing(connections), suppress(KeyboardInterrupt):
             supervisor.run()
     except WorkerStartError as error:
         name, text = error.args
@@ -232,6 +277,9 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
     tls_files = find_tls_files(settings)
     certificate = TlsCertificate(*tls_files) if tls_files else None
     app = create_app(settings, announce, worker)
+    protocol = connection_protocol(app, settings)
+    if worker.link:
+        protocol = count_connections(protocol, worker.count_connections)
     server = Server(
         uvicorn.Config(
             forward_clients(app, proxies, unix_socket=bool(settings.uds)),
@@ -243,7 +291,7 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
-            http=connection_protocol(app, settings),
+            http=protocol,
             ws="none",
         )
     )

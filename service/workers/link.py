@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from service.workers.connection_counts import ConnectionCounts
 from service.workers.messages import Message, encode_message, open_stream, read_messages, send
 from service.workers.shared_buckets import SharedBuckets
 
@@ -30,16 +31,23 @@ class WorkerPart:
         link: To the others.
         replaces_another: Whether others serve already. It then listens once its models are loaded.
         buckets: The state of rate limits, shared with the others.
+        connections: The number of connections of each worker.
     """
 
     link: "Link | None" = None
     replaces_another: bool = False
     buckets: SharedBuckets | None = None
+    connections: ConnectionCounts | None = None
 
     @property
     def logs_address(self) -> bool:
         """Whether this process is the one that logs where the service listens."""
         return not self.link or (self.link.number == 1 and not self.replaces_another)
+
+    def count_connections(self, count: int) -> None:
+        """Tell the others how many connections this worker has."""
+        if self.link and self.connections:
+            self.connections.set(self.link.number, count)
 
     @property
     def count(self) -> int:

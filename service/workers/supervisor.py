@@ -68,6 +68,7 @@ class Supervisor:
         run_worker: Runs a worker in a new process. Its arguments are the link to the others, and
             whether it replaces a worker of a service that was ready before.
         stop_listening: Called `drain_delay_seconds` after the workers are told to stop.
+        forget_worker: Called with the number of a worker that has ended.
         retire_counts: See `Hub`.
         drain_delay_seconds: How long the workers go on to accept connections.
         stop_seconds: Workers that have not stopped this time after that are killed.
@@ -78,6 +79,7 @@ class Supervisor:
         workers: int,
         run_worker: Callable[[Link, bool], None],
         stop_listening: Callable[[], None],
+        forget_worker: Callable[[int], None],
         retire_counts: Callable[[Any, Any], Any],
         drain_delay_seconds: float,
         stop_seconds: float,
@@ -85,6 +87,7 @@ class Supervisor:
         self._count = workers
         self._run_worker = run_worker
         self._stop_listening = stop_listening
+        self._forget_worker = forget_worker
         self._drain_delay_seconds = drain_delay_seconds
         self._stop_seconds = stop_seconds
         self._workers: dict[int, Worker] = {}
@@ -202,6 +205,7 @@ class Supervisor:
     async def _on_end(self, worker: Worker, code: int) -> None:
         await asyncio.wait([worker.serving])  # its last messages may say why
         del self._workers[worker.number]
+        self._forget_worker(worker.number)
         self._changed.set()
         if self._stopping:
             return

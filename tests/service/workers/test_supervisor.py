@@ -24,7 +24,8 @@ def run_worker(link, replaces_another):
 def stop_listening():
     print("stopped listening", flush=True)
 
-Supervisor(2, run_worker, stop_listening, lambda before, counts: counts, 0, {stop_seconds}).run()
+functions = (run_worker, stop_listening, lambda number: None, lambda before, counts: counts)
+Supervisor(2, *functions, 0, {stop_seconds}).run()
 print("over", flush=True)
 """
 

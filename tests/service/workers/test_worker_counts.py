@@ -54,6 +54,8 @@ def test_every_worker_answers_with_the_sums_of_all(service: ServerProcess) -> No
 
 def test_gauges_are_not_multiplied(service: ServerProcess) -> None:
     """Two workers serve one version, and the histogram's buckets stay in order."""
+    assert metric(service, "resident_workers") == 2
+    assert metric(service, "resident_ready") == 1
     assert metric(service, f'resident_versions{{model="{MODEL}",state="ready"}}') == 1
     text = httpx.get(f"{service.address}/metrics", trust_env=False).text
     bounds = re.findall(

@@ -3,15 +3,18 @@
 import re
 import socket
 import stat
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server_process import PATIENCE_SECONDS, ServerProcess, running
-from worker_processes import TWO_WORKERS, predict, two_workers
+from worker_processes import TWO_WORKERS, predict, two_workers, worker_of
 
 from model_store.store import ModelStore
+from service.workers.connection_counts import ConnectionCounts
 
 
 def test_unix_socket_is_shared_and_removed_at_the_end(
@@ -29,6 +32,28 @@ def test_unix_socket_is_shared_and_removed_at_the_end(
         server.end()
         assert not path.exists()
     assert "Traceback" not in server.stderr.text
+
+
+def test_connections_are_distributed_evenly(colour_store: ModelStore) -> None:
+    """A client keeps its connection, so no worker may get most of them."""
+    with two_workers(colour_store) as server, ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(16)]
+        workers = [worker_of(server, connection) for connection in connections]
+        assert min(workers.count(number) for number in (1, 2)) >= 4
+
+
+def test_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewest connections are those of a worker that has said so lately."""
+    with closing(ConnectionCounts(3)) as counts:
+        assert counts.fewest_of_others(1) is None
+        counts.set(1, 5)
+        counts.set(2, 1)
+        counts.set(3, 3)
+        assert [counts.fewest_of_others(number) for number in (1, 2, 3)] == [1, 3, 1]
+        counts.clear(2)
+        assert counts.fewest_of_others(1) == 3
+        monkeypatch.setattr("service.workers.connection_counts.FRESH_SECONDS", 0.0)
+        assert counts.fewest_of_others(1) is None
 
 
 def test_grpc_port_is_shared_by_workers_and_by_nobody_else(colour_store: ModelStore) -> None:

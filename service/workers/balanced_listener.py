@@ -1,0 +1,119 @@
+"""Accepts the connections of a socket that several workers listen on."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from service.workers.connection_counts import ConnectionCounts
+
+MAX_DIFFERENCE: Final = 2
+"""A worker with more connections than this above another one lets that one go first."""
+DEFER_SECONDS: Final = 0.001
+BEAT_SECONDS: Final = 0.1
+"""How often a worker says that it does not hang."""
+MAX_ACCEPTS: Final = 8
+"""Most connections that one iteration of the event loop accepts."""
+PAUSE_AFTER_ERROR_SECONDS: Final = 1.0
+"""As asyncio, if the process has no file descriptors left."""
+logger = logging.getLogger(__name__)
+
+
+class BalancedListener:
+    """Gives every worker about as many connections.
+
+    The kernel wakes all workers for a connection, and the first one gets it. Clients keep their
+    connections, so a worker that wakes up fast would get most of the load for a long time.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], asyncio.Protocol],
+        count_connections: Callable[[], int],
+        counts: ConnectionCounts,
+        number: int,
+    ) -> None:
+        """Create a listener that accepts nothing yet.
+
+        Args:
+            listener: The socket, which this closes at the end.
+            make_protocol: Creates the protocol of a connection.
+            count_connections: The connections that this worker has.
+            counts: Those of all workers.
+            number: Of this worker.
+        """
+        self._listener = listener
+        self._make_protocol = make_protocol
+        self._count_connections = count_connections
+        self._counts = counts
+        self._number = number
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener.settimeout(0)
+        self._beat()
+        self._loop.add_reader(self._listener, self._accept)
+
+    async def close(self) -> None:
+        """Accept no more connections; those that were accepted are passed on first."""
+        for timer in (self._waiting, self._beating):
+            if timer:
+                timer.cancel()
+        self._loop.remove_reader(self._listener)
+        self._counts.clear(self._number)
+        self._listener.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTS):
+            if self._has_more_than_others():
+                self._wait(DEFER_SECONDS)
+                return
+            try:
+                connection = self._listener.accept()[0]
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                logger.error("connections not accepted reason=%r", error.strerror)  # noqa: TRY400
+                self._wait(PAUSE_AFTER_ERROR_SECONDS)
+                return
+            task = self._loop.create_task(self._connect(connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _wait(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._waiting = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._waiting = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _beat(self) -> None:
+        self._update()
+        self._beating = self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    def _has_more_than_others(self) -> bool:
+        fewest = self._counts.fewest_of_others(self._number)
+        return fewest is not None and self._update() > fewest + MAX_DIFFERENCE
+
+    def _update(self) -> int:
+        count = self._count_connections() + len(self._connecting)
+        self._counts.set(self._number, count)
+        return count
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            connection.settimeout(0)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError:  # the client has gone
+            with suppress(OSError):
+                connection.close()
