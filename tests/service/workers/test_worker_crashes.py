@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
@@ -32,7 +33,12 @@ def readiness(server: ServerProcess) -> tuple[int, dict[str, str]]:
 def test_killed_worker_is_replaced_while_the_other_answers(colour_store: ModelStore) -> None:
     """Under load, every new connection is answered, before and after the replacement."""
     stopping = Event()
-    with two_workers(colour_store) as server, ThreadPoolExecutor(4) as pool:
+    with (
+        two_workers(colour_store) as server,
+        ThreadPoolExecutor(4) as pool,
+        ExitStack() as at_the_end,
+    ):
+        at_the_end.callback(stopping.set)
         ended = Event()
 
         def connect_and_predict() -> list[int]:
@@ -56,10 +62,10 @@ def test_killed_worker_is_replaced_while_the_other_answers(colour_store: ModelSt
         ended.set()
         eventually(lambda: worker_pids(server)[1] != before[1], True)
         eventually(lambda: readiness(server)[0], 200)
-        with connection_of_each(server) as connections:
-            assert set(connections) == {1, 2}
         stopping.set()
         statuses = [status for client in clients for status in client.result()]
+        with connection_of_each(server) as connections:
+            assert set(connections) == {1, 2}
         assert statuses
         assert set(statuses) == {200}
         assert server.stdout.text.count("Resident ") == 1, "it is announced once"

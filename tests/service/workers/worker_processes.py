@@ -19,7 +19,9 @@ _ids = count()
 
 @contextmanager
 def two_workers(store: ModelStore, *arguments: object) -> Iterator[ServerProcess]:
-    with running("--store", store.root, "--no-builtin", *TWO_WORKERS, *arguments) as server:
+    everything = ("--access-log-rate", 1_000_000)
+    arguments = ("--store", store.root, "--no-builtin", *TWO_WORKERS, *everything, *arguments)
+    with running(*arguments) as server:
         yield server.announced()
 
 
