@@ -8,12 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-<<<<<<< HEAD
-from contextlib import suppress
-from functools import partial
-=======
 from contextlib import closing, suppress
->>>>>>> 052360f (Workers get about as many connections each)
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +20,9 @@ from model_store.errors import KeyFileError, ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
-<<<<<<< HEAD
 from service.http.client_limits import ConnectionLimit
-from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
-=======
 from service.http.counted_protocol import count_connections
->>>>>>> 052360f (Workers get about as many connections each)
+from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.http.security_headers import SECURITY_HEADERS
@@ -81,12 +73,9 @@ class Server(uvicorn.Server):
     uds: Path | None = None
     has_page = True
     worker = WorkerPart()
-<<<<<<< HEAD
     _following: asyncio.Task[None] | None = None
-=======
     _name: Any = None
     _shared: Sequence[BalancedListener] = ()
->>>>>>> 052360f (Workers get about as many connections each)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         shared = (sockets or []) if self.worker.connections else []
@@ -96,12 +85,9 @@ class Server(uvicorn.Server):
         level = logging.INFO if self.worker.logs_address else logging.DEBUG
         logger.log(level, "Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
         await self._add_listeners()
-<<<<<<< HEAD
+        self._share(shared)
         if self.certificate:
             self._following = asyncio.create_task(self.certificate.follow())
-=======
-        self._share(shared)
->>>>>>> 052360f (Workers get about as many connections each)
         self.announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -133,6 +119,7 @@ class Server(uvicorn.Server):
                 lambda: len(self.server_state.connections),
                 connections,
                 link.number,
+                self.config.ssl,
             )
             for listener in listeners
         ]
@@ -157,11 +144,10 @@ class Server(uvicorn.Server):
         for listener in listeners * (LISTENERS_PER_SOCKET - 1):
             duplicate = socket.fromfd(listener.fileno(), listener.family, listener.type)
             server = await loop.create_server(
-<<<<<<< HEAD
-                protocol, sock=duplicate, ssl=self.config.ssl, backlog=self.config.backlog
-=======
-                self._make_protocol, sock=duplicate, backlog=self.config.backlog
->>>>>>> 052360f (Workers get about as many connections each)
+                self._make_protocol,
+                sock=duplicate,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
             )
             self.servers.append(server)
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -35,6 +36,7 @@ class BalancedListener:
         count_connections: Callable[[], int],
         counts: ConnectionCounts,
         number: int,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Create a listener that accepts nothing yet.
 
@@ -44,12 +46,14 @@ class BalancedListener:
             count_connections: The connections that this worker has.
             counts: Those of all workers.
             number: Of this worker.
+            tls: For HTTPS.
         """
         self._listener = listener
         self._make_protocol = make_protocol
         self._count_connections = count_connections
         self._counts = counts
         self._number = number
+        self._tls = tls
         self._connecting: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
@@ -113,7 +117,7 @@ class BalancedListener:
             connection.settimeout(0)
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._tls)
         except OSError:  # the client has gone
             with suppress(OSError):
                 connection.close()
