@@ -20,6 +20,7 @@ from service.http.cors import is_cross_origin
 from service.http.dialect import Dialect, VersionTarget
 from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply
+from service.http.refusals import Refusals
 from service.http.request_ids import RequestIds
 from service.http.request_limits import MAX_UNREAD_BYTES
 from service.http.uvicorn_adapter import DirectTransport
@@ -42,8 +43,8 @@ class _Rejection:
 class EarlyRejection:
     """Rejects some of the requests that `PredictEndpoint` would reject, and leaves the rest to it.
 
-    It leaves to it what needs an API key, CORS headers, a span or a line in the access log, names
-    an alias, or has a body that is too long to drop.
+    It leaves to it what needs an API key, CORS headers, a span or a line in the access log, is
+    refused for another reason, names an alias, or has a body that is too long to drop.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EarlyRejection:
         root_path: str = "",
         allows_origins: bool = False,
         is_traced: bool = False,
+        refusals: Refusals | None = None,
     ) -> None:
         self._dialects = dialects
         self._pipeline = pipeline
@@ -64,6 +66,7 @@ class EarlyRejection:
         self._root_path = root_path
         self._allows_origins = allows_origins
         self._is_traced = is_traced
+        self._refusals = refusals
         self._find_target = lru_cache(maxsize=64)(self._find_target_of)
         self._rejections: dict[tuple[Dialect, str], _Rejection] = {}
 
@@ -77,6 +80,8 @@ class EarlyRejection:
         if loaded is None or self._keys.are_needed("predict"):
             return False
         if self._is_traced or (self._allows_origins and is_cross_origin(scope)):
+            return False
+        if self._refusals and self._refusals.may_refuse(scope):
             return False
         headers = dict(reversed(scope["headers"]))  # if one is repeated, the first one counts
         length = int(headers.get(b"content-length", b"0"))

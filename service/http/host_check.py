@@ -37,13 +37,16 @@ class HostCheck:
     def _check_value(self, value: bytes) -> None:
         text = value.decode("latin-1").strip().lower()
         match = _HOST_AND_PORT.fullmatch(text)
-        if match is None or match[1].removesuffix(".") not in self._names:
+        if match is None or not self._is_allowed(match[1].removesuffix(".")):
             raise HostNotAllowedError(
                 f"this service does not answer for the host {shorten(text)!r}; expected "
                 f"{', '.join(sorted(self._names))} (SERVICE_ALLOWED_HOSTS adds names)"
             )
         if len(self._allowed) < MAX_NAMES:
             self._allowed.add(value)
+
+    def _is_allowed(self, name: str) -> bool:
+        return name in self._names or is_loopback(name.strip("[]"))
 
 
 def build_host_check(settings: Settings) -> HostCheck | None:

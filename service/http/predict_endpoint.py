@@ -80,6 +80,7 @@ class PredictEndpoint:
             root_path=settings.root_path,
             allows_origins=bool(origins),
             is_traced=tracing is not None,
+            refusals=refusals,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -26,6 +26,20 @@ class Refusals:
             return error
         return None
 
+    def may_refuse(self, scope: Scope) -> bool:
+        """Whether `find` would refuse a request, or counts it. Counts nothing itself.
+
+        The address of a client behind a proxy is known only when `find` runs.
+        """
+        if self._clients:
+            return True
+        try:
+            if self._hosts:
+                self._hosts.check(scope)
+        except ServiceError:
+            return True
+        return False
+
 
 def build_refusals(settings: Settings, clients: ClientRateLimits | None) -> Refusals | None:
     """Return the checks that the settings ask for; None if there are none.

@@ -195,6 +195,24 @@ async def test_key_is_checked_first(colour_store: ModelStore, tmp_path: Path) ->
         writer.close()
 
 
+async def test_other_refusals_come_first(colour_store: ModelStore) -> None:
+    """Another host is refused, and requests beyond the limit of a client are counted."""
+    settings = {"allowed_hosts": "", "client_requests_per_second": 2}
+    async with full_queue(colour_store.root, **settings) as (_, port):
+        reader, writer = await connect(port)
+        writer.write(PLAIN)
+        status, _, body = await read_response(reader)
+        assert (status, orjson.loads(body)["code"]) == (429, "overloaded")
+        writer.write(PLAIN)
+        status, _, body = await read_response(reader)
+        assert (status, orjson.loads(body)["code"]) == (429, "rate_limited")
+        writer.close()
+        reader, writer = await connect(port)
+        writer.write(PLAIN.replace(b"Host: localhost", b"Host: evil.example"))
+        assert (await read_response(reader))[0] == 421
+        writer.close()
+
+
 async def test_page_of_another_host_can_read_the_rejection(colour_store: ModelStore) -> None:
     """It has the header of CORS."""
     origin = "https://example.org"

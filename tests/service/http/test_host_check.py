@@ -19,8 +19,10 @@ RED = plain("red")
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "localhost."]
-)
+    "host",
+    ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "localhost.",
+     "127.0.0.2:8000", "[0:0:0:0:0:0:0:1]"],
+)  # fmt: skip
 def test_names_of_this_machine_are_allowed(client: httpx.Client, host: str) -> None:
     assert client.get("/health/live", headers={"Host": host}).status_code == 200
     assert client.post("/v1/predict", content=RED, headers={"Host": host}).status_code == 200
