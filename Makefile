@@ -152,7 +152,7 @@ chaos: $(TEST)/.installed ## Damage requests, processes, disks and clocks for mi
 	CHAOS=long $(TEST)/bin/python -m pytest tests/service/chaos --timeout 3600
 
 soak: $(TEST)/.installed ## Serve a mixed load and plot what grows: build/soak (MINUTES=30)
-	PYTHONPATH=.:tests:tests/service $(TEST)/bin/python tests/soak/soak.py --minutes "$(MINUTES)"
+	PYTHONPATH=.:tests:tests/service:tests/service/chaos $(TEST)/bin/python tests/soak/soak.py --minutes "$(MINUTES)"
 
 clean: ## Remove environments, caches and build/
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

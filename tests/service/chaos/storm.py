@@ -57,7 +57,7 @@ class Storm:
         damaged = bytearray(IMAGES["red"])
         for place in range(8, len(damaged), 7):
             damaged[place] = chance.randrange(256)
-        cut = IMAGES["green"][: chance.randrange(1, 60)]
+        cut = IMAGES["green"][: chance.randrange(1, 45)]  # within or before its pixels
         async with self.connected() as client:
             for body in (bytes(damaged), cut, b"no image"):
                 await client.send(body)
