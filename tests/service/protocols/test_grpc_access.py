@@ -1,5 +1,6 @@
 """Every call of gRPC and the scope that it needs. A call that is missing here fails the test."""
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ from model_store.store import ModelStore
 from service.key_changes import add_key
 from service.key_file import SCOPES
 from service.protocols.open_inference_grpc import open_inference_pb2 as pb
+from service.protocols.open_inference_grpc import server
 
 pytestmark = pytest.mark.anyio
 OPEN = None  # needs no key
@@ -73,3 +75,20 @@ async def test_calls_need_their_scopes(
                 refused = scope is not OPEN and other != scope
                 status = await call(stub, name, secrets[other])
                 assert is_refused(status, DENIED) is refused, (name, other, status)
+
+
+async def test_calls_at_once_are_limited(
+    colour_store: ModelStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call beyond the limit is rejected at once; after the others it is answered."""
+    monkeypatch.setattr(server, "MAX_CALLS", 1)
+    async with serving(colour_store.root, caplog) as (_, channel):
+        stub = InferenceStub(channel)
+        stream = stub.ModelStreamInfer()
+        await stream.write(pb.ModelInferRequest(model_name="absent"))
+        assert "absent" in (await stream.read()).error_message
+        assert await call(stub, "ServerLive", None) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await stream.done_writing()
+        assert await stream.read() == grpc.aio.EOF
+        while await call(stub, "ServerLive", None) != grpc.StatusCode.OK:  # noqa: ASYNC110  a poll
+            await asyncio.sleep(0)
