@@ -17,8 +17,6 @@ _HEADERS: Final = {
     # It was sealed by whoever published the version, so it gets no script and no origin.
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=3600",
 }
 
