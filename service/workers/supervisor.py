@@ -153,9 +153,10 @@ class Supervisor:
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # it belongs to the supervisor's event loop
-            for name in (signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(name, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # uvicorn also raises it after an orderly shutdown, before the log is written.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             os.setsid()  # Ctrl-C reaches only the supervisor, which tells the workers
             for worker in self._workers.values():
                 worker.end.close()
