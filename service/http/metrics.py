@@ -84,18 +84,18 @@ class ServiceMetrics(Collector):
         number of names.
         """
         total = time.monotonic() - record.started
+        rest = max(0.0, total - sum(record.seconds.values()))
         self._requests[record.model, outcome] += 1
         if outcome != "ok":
             self.last_errors[outcome] = time.time()
         if record.rejection:
             self._rejections[record.model, record.rejection] += 1
         if record.model:
-            self.versions[record.model, record.version].observe(record, total, outcome)
+            self.versions[record.model, record.version].observe(record, total, rest, outcome)
         for stage, seconds in record.seconds.items():
             self._stages[record.model, stage].observe(seconds)
         self._stages[record.model, "total"].observe(total)
         if outcome == "ok":
-            rest = max(0.0, total - sum(record.seconds.values()))
             self._stages[record.model, "response"].observe(rest)
             classified = record.images - record.failed_images
             self._images[record.model, str(record.version)] += classified

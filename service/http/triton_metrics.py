@@ -31,7 +31,7 @@ _MICROSECONDS: Final = 1e6
 
 
 def _stage_microseconds(stage: str) -> Read:
-    return lambda statistics, _: round(statistics.stages[stage].seconds * _MICROSECONDS)
+    return lambda statistics, _: round(statistics.stages[stage] * _MICROSECONDS)
 
 
 _COUNTERS: Final[Mapping[str, tuple[str, Read]]] = {

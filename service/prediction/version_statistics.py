@@ -31,8 +31,8 @@ class VersionStatistics:
         success: Requests that were answered, from their start to their response.
         failure: Requests that failed.
         failures: Their number by the code of the error.
-        stages: Of the requests that were answered, by stage: decode, queue, inference, and the
-            rest of their time as `other`.
+        stages: Seconds of the requests that were answered, by stage: decode, queue, inference,
+            and the rest of their time as `other`.
     """
 
     images: int = 0
@@ -40,12 +40,21 @@ class VersionStatistics:
     success: Duration = field(default_factory=Duration)
     failure: Duration = field(default_factory=Duration)
     failures: Counter[str] = field(default_factory=Counter)
-    stages: dict[str, Duration] = field(
-        default_factory=lambda: {name: Duration() for name in (*STAGES_AFTER_ADMISSION, "other")}
+    stages: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys((*STAGES_AFTER_ADMISSION, "other"), 0.0)
     )
 
-    def observe(self, record: RequestRecord, total_seconds: float, outcome: str) -> None:
-        """Count a request that has ended, and took `total_seconds`."""
+    def observe(
+        self, record: RequestRecord, total_seconds: float, rest_seconds: float, outcome: str
+    ) -> None:
+        """Count a request that has ended.
+
+        Args:
+            record: What is known about it.
+            total_seconds: How long it took.
+            rest_seconds: The part of it that is no stage of the record.
+            outcome: `ok`, or the code of its error.
+        """
         if outcome != "ok":
             self.failure.add(total_seconds)
             self.failures[outcome] += 1
@@ -53,18 +62,17 @@ class VersionStatistics:
         self.success.add(total_seconds)
         self.images += record.images - record.failed_images
         self.last_request = time.time()
+        stages, seconds = self.stages, record.seconds
         for stage in STAGES_AFTER_ADMISSION:
-            self.stages[stage].add(record.seconds.get(stage, 0.0))
-        self.stages["other"].add(max(0.0, total_seconds - sum(record.seconds.values())))
+            stages[stage] += seconds.get(stage, 0.0)
+        stages["other"] += rest_seconds
 
     def add(self, other: "VersionStatistics") -> None:
         """Add the requests of another worker."""
         self.images += other.images
         self.last_request = max(self.last_request, other.last_request)
         self.failures.update(other.failures)
-        for mine, theirs in (
-            (self.success, other.success),
-            (self.failure, other.failure),
-            *((self.stages[name], duration) for name, duration in other.stages.items()),
-        ):
-            mine.add(theirs.seconds, theirs.count)
+        self.success.add(other.success.seconds, other.success.count)
+        self.failure.add(other.failure.seconds, other.failure.count)
+        for name, seconds in other.stages.items():
+            self.stages[name] += seconds

@@ -5,7 +5,7 @@ from math import ceil
 
 from service.engine.loaded_version import LoadedVersion
 from service.http.service_counts import VersionCounts
-from service.prediction.version_statistics import Duration
+from service.prediction.version_statistics import Duration, VersionStatistics
 from service.protocols.open_inference.schemas import (
     BatchStatistics,
     InferStatistics,
@@ -46,10 +46,10 @@ def describe_statistics(
         inference_stats=InferStatistics(
             success=_duration(found.success),
             fail=_duration(found.failure),
-            queue=_duration(found.stages["queue"]),
-            compute_input=_duration(found.stages["decode"]),
-            compute_infer=_duration(found.stages["inference"]),
-            compute_output=_duration(found.stages["other"]),
+            queue=_stage(found, "queue"),
+            compute_input=_stage(found, "decode"),
+            compute_infer=_stage(found, "inference"),
+            compute_output=_stage(found, "other"),
         ),
         batch_stats=[
             BatchStatistics(
@@ -61,6 +61,10 @@ def describe_statistics(
             for size, count in sorted(counts.batches.items())
         ],
     )
+
+
+def _stage(statistics: VersionStatistics, stage: str) -> StatisticDuration:
+    return _duration(Duration(statistics.success.count, statistics.stages[stage]))
 
 
 def _duration(duration: Duration) -> StatisticDuration:
