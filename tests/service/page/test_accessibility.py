@@ -95,7 +95,8 @@ def test_screen_reader_hears_results_and_errors(page: "Page") -> None:
 def test_views_name_themselves_in_the_title(page: "Page") -> None:
     for name, title in (("models", "Models"), ("live", "Live"), ("code", "Code"), ("try", "Try")):
         page.click(f"a[data-view={name}]")
-        page.locator("title", has_text=f"{title} ").wait_for(state="attached")
+        page.locator("nav [aria-current=page]", has_text=title).wait_for()
+        assert page.title() == f"{title} \N{EN DASH} Resident"
 
 
 def press_until(page: "Page", key: str, wanted: str, limit: int = 60) -> None:
