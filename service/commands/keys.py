@@ -89,7 +89,7 @@ def keys() -> None:
 @click.option(
     "--rate",
     type=click.FloatRange(0.001, 1e9),
-    help="Most requests per second, on average, per server process; beyond that, the key gets 429.",
+    help="Most requests per second, on average, of one service; beyond that, the key gets 429.",
 )
 def add(
     name: str,

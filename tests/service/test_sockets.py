@@ -76,7 +76,9 @@ def test_unix_socket_serves_and_is_removed(colour_store: ModelStore, path: Path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             answer = client.post(
-                "http://proxy/v1/predict", content=RED, headers={"X-Forwarded-For": "192.0.2.7"}
+                "http://proxy/v1/predict",
+                content=RED,
+                headers={"X-Forwarded-For": "198.51.100.1, 192.0.2.7"},  # the client invented one
             )
             assert labels(answer.json()["results"]) == ["red"]
             assert client.get("http://proxy/docs").status_code == 200
