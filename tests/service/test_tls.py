@@ -92,6 +92,7 @@ def test_connection_ends_without_losing_a_response(
         while len(re.findall(rb"HTTP/1\.1 \d+", received)) < len(statuses):
             received += connection.recv(65536)
     assert [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+)", received)] == statuses
+    assert "Traceback" not in server.stderr.text
 
 
 def test_client_that_leaves_is_forgotten(server: ServerProcess, files: tuple[Path, Path]) -> None:
