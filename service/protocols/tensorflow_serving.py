@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from model_store.aliases import is_alias_name
 from model_store.validation import DeferredModel
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
-from service.errors import check_image_count
+from service.errors import BadRequestError, check_image_count, shorten
 from service.http.dialect import VersionTarget, path_target
 from service.http.json_body import RED_PIXEL, JsonImage, decode_image, load_json
 from service.http.problem_details import Reply
@@ -41,8 +42,8 @@ PATHS: Final = {
 }
 """By path: the id and the summary of the operation. A label of TensorFlow Serving is an alias."""
 _ROUTE: Final = re.compile(
-    r"/v1/models/(?P<model>[^/:]+)"
-    r"(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?:predict"
+    r"/v1/models/(?P<model>[^/]+)"
+    r"(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?:predict"
 )
 _EXPECTED: Final = 'expected {"instances": [{"b64": "..."}]}'
 
@@ -108,8 +109,13 @@ class TensorFlowServingApi:
 
     def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:  # noqa: ARG002  the protocol has no query
         """Return the model and version of a request. Raises BadRequestError."""
-        target = path_target(path_params)
-        return VersionTarget(target.model, target.version, path_params.get("label"))
+        target, label = path_target(path_params), path_params.get("label")
+        if label is not None and not is_alias_name(label):
+            raise BadRequestError(
+                f"label: {shorten(label, 40)!r} is not the name of an alias",
+                code="invalid_parameter",
+            )
+        return VersionTarget(target.model, target.version, label)
 
     def start(
         self,

@@ -51,6 +51,25 @@ def test_the_forms_that_its_clients_send_are_read(
     assert answer.json()["predictions"][0]["label"] == "blue"
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("a:b", 404),
+        ("colours/versions/a:b", 400),
+        ("colours/labels/a:b", 400),
+        ("colours/labels/1", 400),
+        ("colours/labels/%0A", 400),
+    ],
+)
+def test_names_that_nothing_can_have_get_an_error(
+    client: httpx.Client, path: str, status: int
+) -> None:
+    """In the form of these routes, not in that of others."""
+    body = {"instances": [instance(plain("red"))]}
+    answer = client.post(f"/v1/models/{path}:predict", json=body)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
 def test_a_label_of_a_version_is_an_alias(colour_store: ModelStore) -> None:
     with running("--store", colour_store.root, "--no-builtin") as server:
         server.announced()
