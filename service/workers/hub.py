@@ -136,6 +136,8 @@ class Hub:
     async def _ask(self, asker: Member, message: Message) -> None:
         """Ask all other workers, and send their answers together."""
         others = [member for member in self._members.values() if member is not asker]
+        if message["question"] == COUNTS:
+            others = [member for member in others if member.state]  # it has started to answer
         answers = await asyncio.gather(*(self._ask_one(member, message) for member in others))
         if message["question"] == COUNTS:
             answers = [*answers, self._retired]
