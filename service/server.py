@@ -223,7 +223,7 @@ def run_workers(settings: Settings, workers: int) -> None:
             server = build_server(settings, worker)
         except START_ERRORS as error:
             link.report_failure(error)
-            raise
+            raise SystemExit(1) from None
         server.run(listeners)
 
     def stop_listening() -> None:

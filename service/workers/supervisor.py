@@ -210,11 +210,12 @@ class Supervisor:
         self._changed.set()
         if self._stopping:
             return
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        logger.error("worker ended worker=%d pid=%d reason=%r", worker.number, worker.pid, how)
         if worker.failure and not self._was_ready:
             self._fail(WorkerStartError(*worker.failure))
             return
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        reason = worker.failure[1] if worker.failure else how
+        logger.error("worker ended worker=%d pid=%d reason=%r", worker.number, worker.pid, reason)
         if not worker.ready:
             self._crashes += 1
             # Once the service was ready, it goes on as long as one worker serves.

@@ -141,6 +141,7 @@ def test_ipv6_clients_share_the_limit_of_their_network() -> None:
     assert network_of("2001:db8:1:3::1") != network_of("2001:db8:1:2::1")
     assert [network_of(text) for text in ("192.0.2.1", "", "a:b")] == ["192.0.2.1", "", "a:b"]
     assert network_of("fe80::1%eth0") == "fe80::/64"
+    assert network_of("::ffff:192.0.2.1") == "192.0.2.1"
 
 
 def test_trusted_proxies_may_open_any_number_of_connections() -> None:

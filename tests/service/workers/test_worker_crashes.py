@@ -105,6 +105,7 @@ def test_wrong_setting_ends_the_service_at_once(colour_store: ModelStore, tmp_pa
         assert server.wait() == 2
     assert "--keys (SERVICE_KEYS)" in server.stderr.text
     assert len(re.findall("worker started", server.stderr.text)) <= 2
+    assert "Traceback" not in server.stderr.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
