@@ -1,10 +1,13 @@
 """Every call of gRPC and the scope that it needs. A call that is missing here fails the test."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import grpc
 import pytest
+from asgi_application import started
+from certificates import write_certificate
 from google.protobuf.message_factory import GetMessageClass
 from grpc_server import InferenceStub, serving
 
@@ -92,3 +95,27 @@ async def test_calls_at_once_are_limited(
         assert await stream.read() == grpc.aio.EOF
         while await call(stub, "ServerLive", None) != grpc.StatusCode.OK:  # noqa: ASYNC110  a poll
             await asyncio.sleep(0)
+
+
+async def test_renewed_certificate_is_used_for_new_connections(
+    colour_store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files that are missing for a moment end no connection."""
+    files = write_certificate(tmp_path)
+    tls = {"ssl_certfile": files[0], "ssl_keyfile": files[1]}
+    caplog.set_level("INFO")
+    async with started(colour_store.root, grpc_port=0, **tls):
+        (port,) = re.findall(r"gRPC server running on 127\.0\.0\.1:(\d+)", caplog.text)
+
+        async def is_live(certificate: bytes) -> bool:
+            credentials = grpc.ssl_channel_credentials(certificate)
+            async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+                return await call(InferenceStub(channel), "ServerLive", None) == grpc.StatusCode.OK
+
+        first = files[0].read_bytes()
+        assert await is_live(first)
+        files[0].unlink()
+        assert await is_live(first)
+        write_certificate(tmp_path)
+        assert await is_live(files[0].read_bytes())
+        assert not await is_live(first)
