@@ -62,8 +62,7 @@ class Hub:
     async def serve(self, number: int, end: socket.socket) -> None:
         """Pass the messages of one worker on until it has ended."""
         reader, writer = await open_stream(end)
-        member = self._members[number] = Member(number, writer)
-        send(writer, {"kind": "welcome", "shared": self._shared, "states": self.states})
+        member = Member(number, writer)
         try:
             async for message in read_messages(reader):
                 self._receive(member, message)
@@ -77,6 +76,10 @@ class Hub:
 
     def _receive(self, member: Member, message: Message) -> None:
         match message["kind"]:
+            case "hello":  # nothing is written before: a worker that ends would not be heard
+                self._members[member.number] = member
+                welcome = {"kind": "welcome", "shared": self._shared, "states": self.states}
+                send(member.writer, welcome)
             case "state":
                 member.state = message["value"]
                 self._broadcast_states()
@@ -100,8 +103,9 @@ class Hub:
                 member.counts = message["value"]
 
     def _remove(self, member: Member) -> None:
-        if self._members.get(member.number) is member:
-            del self._members[member.number]
+        if self._members.get(member.number) is not member:
+            return  # it ended before it said hello
+        del self._members[member.number]
         if member.counts is not None:
             self._retired = self._retire_counts(self._retired, member.counts)
         for reply in member.replies.values():

@@ -87,6 +87,7 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self._welcomed = self.loop.create_future()
         reader, self._writer = await open_stream(self._end)
+        send(self._writer, {"kind": "hello"})
         self._reading = asyncio.create_task(self._read(reader))
         await self._welcomed
 
