@@ -23,6 +23,23 @@ DIRECT_TRANSPORT: Final = "resident.direct_transport"
 """Key of the `DirectTransport` in the ASGI scope."""
 
 
+class _DefaultLines:
+    """The headers of every response, encoded again when uvicorn renews them each second."""
+
+    def __init__(self) -> None:
+        self._headers: Sequence[tuple[bytes, bytes]] = ()
+        self._lines = b""
+
+    def encode(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._lines
+
+
+_default_lines: Final = _DefaultLines()
+
+
 class DirectTransport:
     """Reads a body and writes a response without ASGI messages, which are slow for small images.
 
@@ -55,7 +72,8 @@ class DirectTransport:
         cycle = self._cycle
         if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
             return False
-        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        lines = [_default_lines.encode(cycle.default_headers)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
         cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
