@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -10,6 +11,7 @@ from colour_model import plain
 from server_process import PATIENCE_SECONDS, running
 
 from model_store.store import ModelStore
+from service.key_changes import add_key
 from service.page.live import MAX_STREAMS
 
 if TYPE_CHECKING:
@@ -101,3 +103,19 @@ def test_plots_move(page: "Page") -> None:
     assert page.locator(".plot").count() == 6
     assert page.locator(".plot .large").nth(1).inner_text() == "\N{EN DASH}"
     assert violations(page) == []
+
+
+def test_key_with_the_scope_metrics_is_asked_for(
+    browser: "Browser", colour_store: ModelStore, tmp_path: Path
+) -> None:
+    """Once a key has the scope; the plots move after it is entered."""
+    keys = tmp_path / "keys.json"
+    secret = add_key(keys, "page", ["metrics"])
+    with (
+        running("--store", colour_store.root, "--no-builtin", "--keys", keys) as server,
+        visiting(browser, server.announced().address) as page,
+    ):
+        page.click("a[data-view=live]")
+        page.fill("#api-key", secret)
+        page.keyboard.press("Enter")
+        page.locator(".plot .large").first.get_by_text("images/s").wait_for()
