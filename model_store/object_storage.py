@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from model_store.errors import StoreUnreadableError
+from model_store.errors import FileAlteredError, ModelStoreError, StoreUnreadableError
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 30
@@ -89,9 +89,12 @@ class ObjectStorage:
             raise StoreUnreadableError(f"{self.url}/{name} is larger than {max_bytes:,} bytes")
         return data
 
-    def download(self, name: str, path: Path) -> None:
-        """Write an object to a new local file. Raises as `read` does."""
+    def download(self, name: str, path: Path, size: int) -> None:
+        """Write an object of `size` bytes to a new local file. Raises as `read` does."""
         with self._errors(f"{self.url}/{name}") as files:
+            found = files.info(self._path(name))["size"]
+            if found != size:  # it could fill the disk
+                raise FileAlteredError(f"{name} has {found:,} bytes; the manifest says {size:,}")
             files.get_file(self._path(name), str(path))
 
     def create(self, name: str, data: bytes) -> None:
@@ -128,7 +131,7 @@ class ObjectStorage:
             yield self._connected()
         except (FileNotFoundError, FileExistsError):
             raise
-        except StoreUnreadableError:
+        except ModelStoreError:
             raise
         except Exception as error:  # each library has its own exceptions
             self._files = None  # the next call connects again, with the credentials of then

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from model_store.aliases import DIRECTORY_NAME, MAX_EVENT_BYTES, Aliases
 from model_store.errors import (
     AliasError,
+    FileMissingError,
     ModelNotFoundError,
     PublishError,
     StoreUnreadableError,
@@ -313,11 +314,15 @@ class RemoteModelStore(ModelStore):
                 if signature is not None:
                     (building / SIGNATURE_NAME).write_bytes(signature)
                 if files:
-                    self._download(folder, Manifest.from_bytes(manifest), building)
-                    with Version(model, number, building, "published") as fetched:
+                    with Version(
+                        model, number, building, "published", self._trusted_keys
+                    ) as fetched:  # refused before its files are fetched
+                        self._download(folder, fetched.manifest, building)
                         fetched.verify()
         except FileNotFoundError as error:
             self.forget_listing()
+            if f"{folder}/{MANIFEST_NAME}" in self._names():
+                raise FileMissingError(f"{folder}: a file of its manifest is missing") from error
             raise VersionNotFoundError(f"{folder} was deleted while it was fetched") from error
         except OSError as error:
             raise StoreUnreadableError(f"{folder} cannot be cached: {error.strerror}") from error
@@ -329,7 +334,7 @@ class RemoteModelStore(ModelStore):
         for entry in manifest.files:  # the schema allows no path that leaves the directory
             path = directory / entry.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._storage.download(f"{folder}/{entry.path}", path)
+            self._storage.download(f"{folder}/{entry.path}", path, entry.size)
 
     def _require_published(self, model: str) -> None:
         if check_name(model) in self._published():

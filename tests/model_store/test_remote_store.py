@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import s3fs
 from click.testing import CliRunner
 from s3_server import S3Server, running_s3
 from signing_keys import write_keys
@@ -21,6 +22,8 @@ from model_store.copying import copy_versions
 from model_store.errors import (
     AliasError,
     FileAlteredError,
+    FileMissingError,
+    ManifestError,
     ModelNotFoundError,
     PublishError,
     SignatureError,
@@ -246,6 +249,35 @@ def test_an_altered_object_is_never_opened_and_a_repaired_one_is(
         other.open("m", 1)
     s3.put(path, good)
     other.open("m", 1).close()
+
+
+def test_what_is_refused_anyway_is_not_downloaded(
+    s3: S3Server, url: str, remote: RemoteModelStore, at: At, tmp_path: Path
+) -> None:
+    """Another size than the sealed one, another model's manifest, or no signature."""
+    publish_plain(remote)
+    base = url.removeprefix("s3://")
+    s3.put(f"{base}/n/1/manifest.json", s3.get(f"{base}/m/1/manifest.json"))
+    s3.put(f"{base}/m/1/model.onnx", bytes(1_000_000))
+    trusted = TrustedKeys.read(write_keys(tmp_path, "publisher")[1])
+    downloads: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "get_file", lambda _, name, *__: downloads.append(name))
+        for model, error, keys in (
+            ("m", FileAlteredError, None),
+            ("n", ManifestError, None),
+            ("n", SignatureError, trusted),
+        ):
+            with pytest.raises(error):
+                at("there", trusted_keys=keys).open(model, 1)
+    assert not [each for each in downloads if "/n/" in each or each.endswith("model.onnx")]
+
+
+def test_a_missing_object_is_no_deleted_version(remote: RemoteModelStore, at: At) -> None:
+    publish_plain(remote)
+    remote._storage.delete("m/1/model.onnx")
+    with pytest.raises(FileMissingError):
+        at("there").open("m", 1)
 
 
 def test_a_replaced_manifest_is_noticed_although_the_old_one_is_cached(
