@@ -7,6 +7,7 @@ be copied unchanged. Its identity is the sha256 of the manifest's bytes.
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
@@ -361,6 +362,9 @@ class Manifest(FrozenModel):
         paths = [entry.path for entry in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError("files lists a path twice")
+        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        for both in sorted(folders.intersection(paths)):
+            raise ValueError(f"files lists {both} as a file and as a folder")
         for reserved in {MANIFEST_NAME, SIGNATURE_NAME}.intersection(paths):
             raise ValueError(f"files must not list {reserved}")
         if missing := sorted(self.named_paths() - set(paths)):

@@ -20,6 +20,10 @@ ATTEMPTS: Final = 3
 PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
+class ObjectTooLargeError(StoreUnreadableError):
+    """An object is larger than what its reader accepts."""
+
+
 def is_object_store(location: str) -> bool:
     """Whether a location of a store is a URL and not a directory."""
     return "://" in location
@@ -81,12 +85,13 @@ class ObjectStorage:
 
         Raises:
             FileNotFoundError: There is no such object.
-            StoreUnreadableError: It cannot be read, or it is larger than `max_bytes`.
+            ObjectTooLargeError: It is larger than `max_bytes`.
+            StoreUnreadableError: It cannot be read.
         """
         with self._errors(f"{self.url}/{name}") as files:
             data: bytes = files.cat_file(self._path(name), start=0, end=max_bytes + 1)
         if len(data) > max_bytes:
-            raise StoreUnreadableError(f"{self.url}/{name} is larger than {max_bytes:,} bytes")
+            raise ObjectTooLargeError(f"{self.url}/{name} is larger than {max_bytes:,} bytes")
         return data
 
     def download(self, name: str, path: Path, size: int) -> None:

@@ -26,6 +26,7 @@ from model_store.aliases import DIRECTORY_NAME, MAX_EVENT_BYTES, Aliases
 from model_store.errors import (
     AliasError,
     FileMissingError,
+    ManifestError,
     ModelNotFoundError,
     PublishError,
     StoreUnreadableError,
@@ -34,7 +35,7 @@ from model_store.errors import (
 from model_store.host_cache import build_entry, mark_used, open_host_cache, prune_entries
 from model_store.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from model_store.names import check_name, is_name, is_version_name
-from model_store.object_storage import ObjectStorage
+from model_store.object_storage import ObjectStorage, ObjectTooLargeError
 from model_store.pruning import PruneReport, needed_versions
 from model_store.publishing import publish_version
 from model_store.store import BUILTIN_ROOT, ModelContents, ModelStore
@@ -319,6 +320,8 @@ class RemoteModelStore(ModelStore):
                     ) as fetched:  # refused before its files are fetched
                         self._download(folder, fetched.manifest, building)
                         fetched.verify()
+        except ObjectTooLargeError as error:  # as for a version on disk: no later read succeeds
+            raise ManifestError(str(error)) from error
         except FileNotFoundError as error:
             self.forget_listing()
             if f"{folder}/{MANIFEST_NAME}" in self._names():

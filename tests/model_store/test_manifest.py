@@ -167,6 +167,10 @@ def test_fields_that_contradict_each_other_are_rejected() -> None:
     contradictions: list[tuple[str, dict[str, Any]]] = [
         ("files", {"files": (*whole.files, whole.files[0])}),
         (
+            "model.onnx",
+            {"files": (*whole.files, FileEntry(path="model.onnx/x", size=1, sha256=SHA256))},
+        ),
+        (
             "manifest.json",
             {"files": (*whole.files, FileEntry(path="manifest.json", size=1, sha256=SHA256))},
         ),

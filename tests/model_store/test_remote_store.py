@@ -35,6 +35,7 @@ from model_store.open_store import open_store
 from model_store.remote_store import FOLDER, RemoteModelStore
 from model_store.signature import SigningKey, TrustedKeys
 from model_store.store import ModelStore
+from model_store.version import MAX_MANIFEST_BYTES
 
 RACERS = 8
 
@@ -271,6 +272,16 @@ def test_what_is_refused_anyway_is_not_downloaded(
             with pytest.raises(error):
                 at("there", trusted_keys=keys).open(model, 1)
     assert not [each for each in downloads if "/n/" in each or each.endswith("model.onnx")]
+
+
+def test_a_manifest_over_the_limit_is_no_outage(
+    s3: S3Server, url: str, remote: RemoteModelStore, at: At
+) -> None:
+    """A service does not read it again and again."""
+    publish_plain(remote)
+    s3.put(f"{url.removeprefix('s3://')}/m/1/manifest.json", bytes(MAX_MANIFEST_BYTES + 1))
+    with pytest.raises(ManifestError):
+        at("there").open("m", 1)
 
 
 def test_a_missing_object_is_no_deleted_version(remote: RemoteModelStore, at: At) -> None:
