@@ -51,17 +51,17 @@ def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
     if model not in registry.models:
         raise NotFoundError(f"there is no model {model!r}")
     try:
-        with registry.store.open(model, number, verify=False) as version:
+        with registry.store.open_manifest(model, number) as version:
             training = version.manifest.training
-            if training is None or training.report is None:
-                raise NotFoundError(
-                    f"version {number} of model {model} holds no training report; versions that "
-                    "`python -m training run` publishes hold one",
-                    code="report_not_found",
-                )
-            return HTMLResponse(
-                version.read_file(training.report, MAX_REPORT_BYTES), headers=_HEADERS
+        if training is None or training.report is None:
+            raise NotFoundError(
+                f"version {number} of model {model} holds no training report; versions that "
+                "`python -m training run` publishes hold one",
+                code="report_not_found",
             )
+        with registry.store.open(model, number, verify=False) as version:
+            report = version.read_file(training.report, MAX_REPORT_BYTES)
+        return HTMLResponse(report, headers=_HEADERS)
     except ModelNotFoundError:
         raise NotFoundError(f"there is no model {model!r}") from None
     except VersionNotFoundError:

@@ -72,7 +72,7 @@ def describe_version(registry: Registry, model: str, number: int) -> VersionDeta
     state: VersionStateName = registry.states(model).get(number, "available")
     reason = served.errors.get(number) if state == "error" else None
     try:
-        with registry.store.open(model, number) as version:
+        with registry.store.open_manifest(model, number) as version:
             return VersionDetail(
                 model=model,
                 version=number,

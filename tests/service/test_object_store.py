@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from colour_model import MODEL, WEIGHTS, plain, publish
+from http_problems import check_problem
 from operating import eventually
 from s3_server import S3Server, running_s3
 from server_process import running
@@ -43,3 +44,20 @@ def test_a_service_follows_a_store_in_s3_through_an_outage(s3: S3Server, tmp_pat
         assert server.stderr.wait_for(r"model store readable again")
         store.rollback(MODEL)
         eventually(lambda: client.post(path, content=image).json()["version"], 1)
+
+
+def test_details_of_a_version_fetch_no_model(s3: S3Server, tmp_path: Path) -> None:
+    """Anyone may ask for them. Only the version that serves is fetched whole."""
+    url = f"s3://{s3.new_bucket()}/models"
+    store = RemoteModelStore(url, tmp_path / "publisher", None)
+    for _ in range(2):
+        publish(store)
+    with (
+        running("--store", url, "--no-builtin", "--cache", tmp_path / "cache") as server,
+        server.announced().client() as client,
+    ):
+        path = f"/v1/models/{MODEL}/versions/1"
+        assert client.get(path).json()["state"] == "available"
+        check_problem(client.get(f"{path}/report"), 404, "report_not_found")
+        graphs = list((tmp_path / "cache/versions").glob("*/model.onnx"))
+        assert len(graphs) == 1
