@@ -210,6 +210,9 @@ class Store:
         self.root, self._layer = root, layer
         (root / "model.onnx").write_bytes(b"." * 300)
 
+    def exists(self) -> bool:
+        return self.root.exists()
+
     def models(self) -> list[str]:
         return ["m"]
 

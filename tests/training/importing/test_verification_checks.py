@@ -296,7 +296,7 @@ def geometry_check(gain: int, geometries: tuple[int, ...]) -> Check:
     own = with_margins(labels, np.where(np.arange(120) < 60, 1, -1))
     other = with_margins(labels, np.where(np.arange(120) < 60 + gain, 2, -0.5))
 
-    def pixels(positions: np.ndarray, preprocessing: int, **_: int) -> np.ndarray:
+    def pixels(positions: np.ndarray, preprocessing: int, _: int = 1) -> np.ndarray:
         images = indexed(120)[positions - 1000].copy()
         images[..., 1] = preprocessing
         return images
