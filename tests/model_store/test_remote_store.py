@@ -185,6 +185,7 @@ def test_prune_deletes_what_no_alias_needs(remote: RemoteModelStore, at: At) -> 
     assert publish_plain(remote) == 5
 
 
+@pytest.mark.slow
 def test_an_outage_is_an_error_and_ends(s3: S3Server, remote: RemoteModelStore, at: At) -> None:
     """While listing, opening, publishing and moving; an opened version keeps working."""
     publish_plain(remote)

@@ -364,6 +364,7 @@ def test_no_request_is_lost_in_a_drain(colour_store: ModelStore) -> None:
             assert all(client.result(PATIENCE_SECONDS) >= 10 for client in clients)
 
 
+@pytest.mark.slow
 def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelStore) -> None:
     """An idle connection outlives uvicorn's default of 5 s."""
     with (

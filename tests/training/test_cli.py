@@ -45,6 +45,7 @@ def invoke(*words: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"}).invoke(main, words)
 
 
+@pytest.mark.slow
 def test_a_failed_gate_stops_the_run_and_a_waiver_publishes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_first_signal_stops_after_the_step_and_the_second_at_once(
     assert signal.getsignal(number) is previous
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )

@@ -276,6 +276,7 @@ async def test_half_closed_client_gets_its_responses(colour_store: ModelStore, c
         writer.close()
 
 
+@pytest.mark.slow
 async def test_client_that_does_not_read_is_disconnected(
     colour_store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

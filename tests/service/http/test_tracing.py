@@ -163,6 +163,7 @@ async def test_a_batch_has_a_link_to_each_of_its_requests(colour_store: ModelSto
         assert [link.span_id for link in infer.links] == [expected.span_id]
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_gone_harms_nothing(tmp_path: Path) -> None:
     """Nobody listens, or nobody answers."""
     store = make_store(tmp_path / "store")

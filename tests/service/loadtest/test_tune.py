@@ -29,6 +29,7 @@ def run_tune(store: ModelStore, cache: Path, *arguments: object) -> Result:
     return CliRunner().invoke(tune, [str(argument) for argument in given])
 
 
+@pytest.mark.slow
 def test_tuned_settings_are_written_drawn_and_served(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_error_says_what_to_do_and_offers_to_try_again(page: "Page") -> None:
     assert error.locator("p").count() == 4
 
 
+@pytest.mark.slow
 def test_slow_answer_and_then_an_error_of_the_server(browser: "Browser", store: ModelStore) -> None:
     """A run that hangs: the page says that it waits, the person may cancel, or the error comes."""
     publish(store, file=slow_model_bytes(SIZE, SIZE, WEIGHTS))

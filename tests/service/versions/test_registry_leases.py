@@ -50,6 +50,7 @@ def test_late_lease_is_taken_on_the_successor(
     assert not late.take_lease()
 
 
+@pytest.mark.slow
 def test_leases_never_meet_a_closed_batcher(registry: Registry) -> None:
     """A leased version is open, however leases and replacements interleave."""
     store = registry.store

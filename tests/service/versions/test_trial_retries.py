@@ -236,6 +236,7 @@ def test_measurement_of_a_trial_is_used_once(
     assert scripted.count == 1
 
 
+@pytest.mark.slow
 def test_trial_that_gets_no_thread_is_postponed(
     new_trials: Callable[..., Trials],
     candidate: Candidate,

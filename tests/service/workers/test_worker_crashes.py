@@ -25,6 +25,9 @@ from model_store.store import ModelStore
 from service.workers.supervisor import MAX_START_CRASHES
 
 
+pytestmark = pytest.mark.slow
+
+
 def readiness(server: ServerProcess) -> tuple[int, dict[str, str]]:
     response = httpx.get(f"{server.address}/health/ready", trust_env=False)
     return response.status_code, response.json()

@@ -17,6 +17,9 @@ from model_store.store import ModelStore
 from service.workers.connection_counts import ConnectionCounts
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_unix_socket_is_shared_and_removed_at_the_end(
     colour_store: ModelStore, tmp_path: Path
 ) -> None:

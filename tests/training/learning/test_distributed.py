@@ -96,7 +96,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-pytestmark = pytest.mark.timeout(600)  # for the fixtures
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]  # for the fixtures
 
 
 def test_two_processes_get_the_weights_of_one_that_accumulates(

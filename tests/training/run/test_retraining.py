@@ -59,6 +59,7 @@ def retraining(place: Path, **values: object) -> Run:
     return start_run(request, place / "runs", ModelStore(place / "store"))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_new_classes_are_appended_and_the_service_loads_the_version(place: Path) -> None:
     """From eight digits to ten. The second version is derived from the first."""

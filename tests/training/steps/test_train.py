@@ -74,6 +74,7 @@ def exit_code(function: Callable[..., None], *arguments: object) -> int | None:
     return child.exitcode
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_weights_of_an_uninterrupted_run(
     new_run: Callable[..., Run],
 ) -> None:
