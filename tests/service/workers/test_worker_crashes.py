@@ -24,7 +24,6 @@ from worker_processes import (
 from model_store.store import ModelStore
 from service.workers.supervisor import MAX_START_CRASHES
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -16,7 +16,6 @@ from worker_processes import TWO_WORKERS, predict, two_workers, worker_of
 from model_store.store import ModelStore
 from service.workers.connection_counts import ConnectionCounts
 
-
 pytestmark = pytest.mark.slow
 
 
