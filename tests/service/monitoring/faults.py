@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -82,13 +83,14 @@ class BadTraffic:
             ("hanging", "", WHITE),
             ("slow", "", WHITE),  # hangs too
             ("slow", "", RED),  # waits meanwhile, or is rejected
-            ("slow", "?timeout_ms=100", RED),  # is too late, or is rejected
+            ("slow", "?timeout_ms=100", RED),  # is rejected, or too late
             ("drifting", "", ORANGE),
         )
         self._threads = [
             threading.Thread(target=self._repeat, args=(f"/v1/models/{model}/predict{query}", body))
             for model, query, body in requests
         ]
+        self._threads.append(threading.Thread(target=self._send_late_bodies))
 
     def __enter__(self) -> None:
         for thread in self._threads:
@@ -101,15 +103,32 @@ class BadTraffic:
 
     def _repeat(self, path: str, body: bytes) -> None:
         with httpx.Client(base_url=self._address, timeout=PATIENCE_SECONDS) as client:
-            while not self._ended.wait(0.02):
-                client.post(path, content=body)
+            pause = 0.02
+            while not self._ended.wait(pause):
+                status = client.post(path, content=body).status_code
+                pause = 0.3 if status == 429 else 0.02  # rejections are so fast that others vanish
+
+    def _send_late_bodies(self) -> None:
+        """Bodies that arrive after the deadline of their request."""
+
+        def body() -> Iterator[bytes]:
+            yield ORANGE[:20]
+            self._ended.wait(0.3)
+            yield ORANGE[20:]
+
+        with httpx.Client(base_url=self._address, timeout=PATIENCE_SECONDS) as client:
+            while not self._ended.is_set():
+                client.post("/v1/models/drifting/predict?timeout_ms=100", content=body())
 
 
 @contextmanager
-def without_care(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def without_care(
+    folder: Path, log_overflows: Callable[[], bool]
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """A server with few descriptors, whose log nobody reads; yields its address and its faults.
 
-    The function opens connections, fills the log, takes the store away and ends the instances.
+    The function fills the log until `log_overflows`, takes the store away, ends the instances and
+    opens connections.
     """
     store = make_store(folder / "store")
     publish(store)
@@ -134,7 +153,7 @@ def without_care(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
             address = match[1]
 
             def cause_faults() -> None:
-                _fill_log(address)
+                _fill_log(address, log_overflows)
                 store.root.rename(store.root.with_name("gone"))
                 process.stdin.write("\n")
                 process.stdin.flush()
@@ -152,19 +171,17 @@ def without_care(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
             process.stderr.close()
 
 
-def _fill_log(address: str) -> None:
-    """Send requests for unknown paths, whose lines in the log are long, beyond what it holds."""
+def _fill_log(address: str, until: Callable[[], bool]) -> None:
+    """Send requests for unknown paths, whose lines in the log are long, beyond what it holds.
+
+    The count of dropped records must grow between two scrapes, so this goes on `until` then.
+    """
     with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
-        while not _dropped_records(client):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not until():
+            assert time.monotonic() < deadline
             for _ in range(100):
                 client.get(f"/{LONG_PATH}")
-
-
-def _dropped_records(client: httpx.Client) -> float:
-    (line,) = re.findall(
-        r"^resident_log_records_dropped_total (\S+)$", client.get("/metrics").text, re.MULTILINE
-    )
-    return float(line)
 
 
 def _open_connections(address: str, connections: ExitStack) -> None:
