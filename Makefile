@@ -11,6 +11,8 @@ ARGS ?=
 SECONDS ?= 300
 MINUTES ?= 30
 WORKERS ?= auto
+# One more than CPUs for the tests of the service, because many of them wait for a server.
+SERVICE_WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 CIFAR10 ?=
 FASHION ?=
 
@@ -76,7 +78,7 @@ browser: $(TEST)/.installed ## Download Chromium for the tests of the page, unle
 .PHONY: run-tests
 run-tests:
 	@if $(TEST)/bin/python -c 'import torch' 2>/dev/null; then echo "$(TEST) must not have torch"; exit 1; fi
-	$(TEST)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" tests/model_store tests/service
+	$(TEST)/bin/python -m pytest -n $(SERVICE_WORKERS) -m "$(SELECT)" tests/model_store tests/service
 	OMP_NUM_THREADS=1 $(CI)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" \
 	  --ignore tests/model_store --ignore tests/service --ignore tests/containers
 

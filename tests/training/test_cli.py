@@ -87,6 +87,7 @@ def test_a_failed_gate_stops_the_run_and_a_waiver_publishes_it(
     assert "published" in listed.stdout
 
 
+@pytest.mark.slow
 def test_the_steps_publish_what_run_publishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

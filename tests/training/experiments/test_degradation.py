@@ -101,6 +101,7 @@ def test_errors_of_the_paper_stand_beside_ours_on_request(laboratory: Laboratory
     assert len(error_table("errors", networks, with_paper=False).columns) == 7
 
 
+@pytest.mark.slow
 def test_the_experiment_writes_its_report(laboratory: Laboratory, tmp_path: Path) -> None:
     report = degradation.run_experiment(laboratory, [20, 32], [0])
     page = write_experiment_report(report, tmp_path)

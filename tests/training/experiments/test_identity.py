@@ -221,6 +221,7 @@ def test_depths_are_checked_before_any_training(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_construction_leaves_the_run_unchanged_and_is_reproducible(
     laboratory: Laboratory,
 ) -> None:

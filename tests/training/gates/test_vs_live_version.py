@@ -59,6 +59,7 @@ def with_another_id(run: Run) -> Run:
     return Run.open(run.path.rename(run.path.with_name(f"{run.run_id}-again")))
 
 
+@pytest.mark.slow
 def test_worse_slower_and_larger_exports_fail_and_better_ones_pass(
     gated_copy: Run, new_run: Callable[..., Run], store: ModelStore
 ) -> None:
