@@ -187,7 +187,7 @@ $(CI)/.installed: requirements/service.txt pyproject.toml client/pyproject.toml 
 	$(call make-environment,$(CI))
 	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch, the test tools and the linters: a few minutes the first time"
-	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,pretrained,tune,training,test,tracking-test,keras-test,kubernetes-test,ray,docs,lint]' -e ./client
+	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,heif,otel,pretrained,tune,training,test,tracking-test,keras-test,kubernetes-test,ray,docs,lint]' -e ./client
 	@touch $@
 
 $(AUDIT)/.installed: pyproject.toml
