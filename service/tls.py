@@ -67,6 +67,9 @@ class TlsCertificate:
         context.set_alpn_protocols(["http/1.1"])
         certificate, key = self._files
         try:
+            for file in self._files:
+                if file.exists() and not file.is_file():  # a named pipe would block the start
+                    raise CertificateError(f"cannot use {file}: expected a regular file (PEM)")
             # Without the password, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError

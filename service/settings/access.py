@@ -77,6 +77,7 @@ class AccessSettings(BaseModel):
         float | None,
         Field(
             gt=0,
+            allow_inf_nan=False,
             description="Most requests per second of one client address (IPv6: one /64 network), "
             "on average; beyond that, it gets 429. Unset: no limit.",
         ),

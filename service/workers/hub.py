@@ -12,6 +12,8 @@ from service.workers.messages import Message, encode_message, open_stream, read_
 
 COUNTS: Final = "counts"
 """The question for what a worker has counted. The hub keeps the counts of workers that ended."""
+SILENT_SECONDS: Final = 10.0
+"""A worker tells its counts every second. One that says nothing for this long does not run."""
 logger = logging.getLogger(__name__)
 
 
@@ -24,6 +26,7 @@ class Member:
         writer: Where messages to it are written.
         state: What it last said of itself.
         counts: What it had counted when it last said so.
+        heard_at: When it last said anything, on the clock of the event loop.
         replies: Questions that it has not answered yet.
     """
 
@@ -31,6 +34,7 @@ class Member:
     writer: asyncio.StreamWriter
     state: Message = field(default_factory=dict)
     counts: Any = None
+    heard_at: float = 0.0
     replies: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
 
@@ -75,6 +79,7 @@ class Hub:
         return {number: member.state for number, member in self._members.items()}
 
     def _receive(self, member: Member, message: Message) -> None:
+        member.heard_at = asyncio.get_running_loop().time()
         match message["kind"]:
             case "hello":  # nothing is written before: a worker that ends would not be heard
                 self._members[member.number] = member
@@ -156,7 +161,7 @@ class Hub:
         send(member.writer, {**message, "kind": "question", "id": number})
         answer = None
         try:
-            answer = await asyncio.wait_for(reply, message["timeout_seconds"])
+            answer = await _wait_for_reply(member, reply, message["timeout_seconds"])
         except TimeoutError:
             logger.warning(
                 "worker not answering worker=%d question=%s", member.number, message["question"]
@@ -178,3 +183,18 @@ class Hub:
         for member in self._members.values():
             if member is not besides and not member.writer.is_closing():
                 member.writer.write(data)
+
+
+async def _wait_for_reply(
+    member: Member, reply: asyncio.Future[Any], timeout_seconds: float
+) -> Any:
+    """Wait while the worker runs. Raises TimeoutError."""
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time()
+    while not reply.done():
+        silent_at = max(asked_at, member.heard_at) + SILENT_SECONDS
+        seconds = min(asked_at + timeout_seconds, silent_at) - loop.time()
+        if seconds <= 0:
+            raise TimeoutError
+        await asyncio.wait([reply], timeout=seconds)
+    return reply.result()

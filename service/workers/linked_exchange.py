@@ -22,6 +22,7 @@ STATE_INTERVAL_SECONDS: Final = 0.1
 COUNTS_INTERVAL_SECONDS: Final = 1.0
 COUNTS_TIMEOUT_SECONDS: Final = 1.0
 ADOPT_TIMEOUT_SECONDS: Final = 300.0
+"""For loads. The hub waits less for a worker that does not run; it adopts once it runs again."""
 _ADOPT: Final = "adopt"
 _CHANGE: Final = "change"
 _OVERRIDES: Final = "overrides"

@@ -1,5 +1,6 @@
 """HTTPS and gRPC over TLS with a self-signed certificate, and its renewal."""
 
+import os
 import re
 import socket
 import ssl
@@ -166,7 +167,17 @@ def test_unusable_files_are_exit_code_2(tmp_path: Path) -> None:
     """Also a key with a password, for which OpenSSL would ask on the terminal."""
     files = write_certificate(tmp_path)
     locked = write_certificate(tmp_path, "locked", password=b"secret")
-    for certificate, key in ((files[0], tmp_path / "absent"), (files[1], files[0]), locked):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # nobody writes to it, so reading it would never end
+    absent = tmp_path / "absent"
+    for certificate, key in (
+        (files[0], absent),
+        (files[1], files[0]),
+        locked,
+        (pipe, files[1]),
+        (files[0], pipe),
+        (files[0], tmp_path),
+    ):
         with pytest.raises(CertificateError):
             TlsCertificate(certificate, key)
     for options in (["--ssl-certfile", files[1]], ["--ssl-keyfile", files[1]]):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx
+import pytest
 from colour_model import MODEL, publish, publish_deviating
 from operating import Operator, eventually, operating, publish_other, states
 from server_process import read_response, request_head
@@ -97,6 +98,27 @@ def test_last_version_is_kept_by_all_workers(store: ModelStore) -> None:
         ]
         assert serving[0] == serving[1]
         assert len(serving[0]) == 1
+
+
+@pytest.mark.slow
+def test_stopped_worker_does_not_block_changes(store: ModelStore) -> None:
+    """It takes part in the change once it runs again."""
+    publish(store)
+    with operated(store) as operator:
+        publish_other(store)
+        stopped = worker_pids(operator.server)[2]
+        head = request_head(
+            f"/v1/models/{MODEL}/versions/2/promote", Authorization=f"Bearer {operator.secret}"
+        )
+        with connection_of_each(operator.server) as connections:
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                connections[1].sendall(head)
+                assert read_response(connections[1]).status_code == 200
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+        assert operator.server.stderr.wait_for("worker not answering worker=2 question=adopt")
+        eventually(lambda: versions_of_each(operator), {1: 2, 2: 2})
 
 
 def test_failing_version_is_tried_once_and_is_one_error(store: ModelStore) -> None:
