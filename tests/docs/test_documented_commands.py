@@ -41,6 +41,14 @@ def test_a_fence_without_a_comment_is_run_and_one_with_a_reason_is_not(tmp_path:
     ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_page_activates_an_environment_before_it_uses_its_programs(page: Path) -> None:
+    active = False
+    for line in "".join(command.code for command in commands_of(ROOT / page)).splitlines():
+        active = active or line.startswith(". ")
+        assert active or not line.startswith(("resident ", "pip ")), line
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", PAGES, ids=str)
