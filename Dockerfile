@@ -15,9 +15,10 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS base
 RUN useradd --system --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent \
       --shell /usr/sbin/nologin resident \
- && find /usr -depth \( -name ensurepip -o -path '*-packages/pip*' -o -path '*-packages/setuptools*' \
-      -o -path '*-packages/pkg_resources*' -o -path '*-packages/_distutils_hack*' \
-      -o -name distutils-precedence.pth -o -path '*-packages/wheel*' -o -path '*/bin/pip*' \) \
+ && find /usr -depth \( -name ensurepip -o -path '*-packages/pip*' \
+      -o -path '*-packages/setuptools*' -o -path '*-packages/pkg_resources*' \
+      -o -path '*-packages/_distutils_hack*' -o -name distutils-precedence.pth \
+      -o -path '*-packages/wheel*' -o -path '*/bin/pip*' \) \
       -exec rm -rf {} +
 WORKDIR /app
 # The history of an alias names LOGNAME; a user given by `--user` has no other name.
@@ -29,7 +30,8 @@ ENV PATH=/opt/resident/bin:$PATH \
 FROM ${BASE_IMAGE} AS builder
 RUN python -m venv --without-pip /opt/resident
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    INSTALL="python -m pip --python /opt/resident/bin/python install --no-cache-dir --require-hashes"
+    PIP_NO_CACHE_DIR=1 \
+    INSTALL="python -m pip --python /opt/resident/bin/python install --require-hashes"
 
 # Tests and tools of dependencies that serving never imports.
 FROM builder AS service-environment
@@ -38,8 +40,8 @@ COPY requirements/service.txt .
 COPY requirements/extras extras
 RUN $INSTALL -r service.txt $(for extra in $EXTRAS; do echo "-r extras/$extra.txt"; done) \
  && cd /opt/resident/lib/python3*/site-packages \
- && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets \
-      numpy/distutils numpy/f2py numpy/_core/include numpy/_core/lib \
+ && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools \
+      onnxruntime/datasets numpy/distutils numpy/f2py numpy/_core/include numpy/_core/lib \
  && find . \( -type d -name tests -o -name '*.py[ix]' \) -prune -exec rm -rf {} +
 
 FROM builder AS service-gpu-environment
