@@ -34,7 +34,7 @@ def describe_startup(
             _describe_model(model, is_default=model is default)
             for _, model in sorted(registry.models.items())
         ),
-        _describe_default(registry.default_model),
+        _describe_default(default),
         *_describe_problems(registry),
         *_describe_workers(default, workers),
         *([f"  page   {address}/"] if has_page and not uds else []),
@@ -97,8 +97,8 @@ def _describe_model(model: ServedModel, *, is_default: bool) -> str:
     return f"  model  {version}{' (default)' if is_default else ''}: {', '.join(facts)}"
 
 
-def _describe_default(name: str | None) -> str:
-    who = name or "no model"
+def _describe_default(model: ServedModel | None) -> str:
+    who = model.name if model else "no model"
     return f"  default  {who} answers /v1/predict; set SERVICE_DEFAULT_MODEL to change that"
 
 

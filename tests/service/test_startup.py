@@ -121,6 +121,13 @@ def test_published_model_never_becomes_the_default_by_itself(store: ModelStore) 
             assert f"{BUILTIN_DEFAULT_MODEL} answers /v1/predict" in server.stdout.text
 
 
+def test_default_that_does_not_exist_answers_nothing(store: ModelStore) -> None:
+    """The terminal does not name it as the model that answers."""
+    with running("--store", store.root, "--default-model", "flowers") as server:
+        assert server.stdout.wait_for(r"^  NOT SERVED  flowers: SERVICE_DEFAULT_MODEL")
+        assert "flowers answers /v1/predict" not in server.stdout.text
+
+
 def test_missing_store_serves_the_built_in_model_but_is_not_ready(tmp_path: Path) -> None:
     """The terminal says how to create it."""
     with running("--store", tmp_path / "new") as server:

@@ -286,3 +286,9 @@ def test_uncompressed_image_without_line_breaks_is_accepted() -> None:
     Image.new("RGB", (200, 200), COLOURS["red"]).save(buffer, "BMP")
     assert not {b"\r", b"\n"} & set(buffer.getvalue())
     assert images_of(buffer.getvalue(), URL_ENCODED) == [buffer.getvalue()]
+
+
+def test_text_is_not_taken_for_a_stripped_image() -> None:
+    """curl labels it as a form also with --data-binary."""
+    text = base64.b64encode(plain("red"))
+    assert images_of(text, URL_ENCODED) == [text]
