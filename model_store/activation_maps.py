@@ -133,7 +133,7 @@ def _interpolation(
 def _encode(levels: NDArray[np.uint8]) -> bytes:
     """A PNG with a palette (PNG, third edition, section 5). Pillow takes four times as long."""
     height, width = levels.shape
-    lines = np.zeros((height, 1 + width), np.uint8)  # each begins with its filter: none
+    lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with a filter byte: 0, none
     lines[:, 1:] = levels
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 3: colours of a palette
     data = zlib.compress(lines.tobytes(), 1)

@@ -4,12 +4,12 @@ Three numbers are standardized on images that were not trained on, and added:
 
 - the Mahalanobis distance of the embedding from the mean embedding,
 - the Mahalanobis distance of the embedding, scaled to length 1, from the nearest class mean,
-- the energy of the logits, but at least -2: high confidence excuses only so much.
+- the energy of the logits, at least -2, so that high confidence cannot outweigh a large distance.
 
-Known images of high energy are further away, or nearer, in some models. So the distances are
-compared with those of known images of the same energy, by a linear regression.
+In some models, known images of high energy are further away or nearer than others. So the distances
+are compared with those of known images of the same energy, by a linear regression.
 
-Training measures it and the service abstains by it with the same functions.
+Training and the service compute the score with the same functions.
 
 Sources: Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
 Adversarial Attacks" (class means with one covariance); Liu et al. 2020, "Energy-based
@@ -30,9 +30,9 @@ MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
 PARTS: Final = 3
 DISTANCES: Final = 2
-"""Distances of an embedding, whose standardized values are added."""
+"""Number of distances of an embedding. Their standardized values are added."""
 LOWEST_ENERGY: Final = np.float32(-2)
-"""Networks can be very confident far from their data, as a model for clothes on photographs."""
+"""Limits confidence: a network can be very confident about images unlike its data."""
 _SHORTEST: Final = np.float32(1e-12)
 
 Floats = NDArray[np.float32]

@@ -146,7 +146,7 @@ class GraphCache:
             self._check_size(entry, _seal(building))
             built = (building / GRAPH).stat()
         prune_entries(entry.parent, self._max_bytes, keep=entry)
-        with suppress(OSError):  # it is gone again
+        with suppress(OSError):  # another process has deleted it
             if not os.path.samestat(built, (entry / GRAPH).stat()):
                 return self._open_entry(entry, new_settings) or session
         return session

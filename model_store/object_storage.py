@@ -103,7 +103,7 @@ class ObjectStorage:
             files.get_file(self._path(name), str(path))
 
     def create(self, name: str, data: bytes) -> None:
-        """Write an object that must not exist: of several writers, one succeeds.
+        """Write an object if it does not exist. Of several writers, exactly one succeeds.
 
         Raises:
             FileExistsError: The object exists.
@@ -139,7 +139,7 @@ class ObjectStorage:
         except ModelStoreError:
             raise
         except Exception as error:  # each library has its own exceptions
-            self._files = None  # the next call connects again, with the credentials of then
+            self._files = None  # the next call connects again and reads the credentials again
             raise StoreUnreadableError(f"{what}: {_reason(error)}") from error
 
     def _connected(self) -> Any:
@@ -186,6 +186,6 @@ def _written_at(entry: dict[str, Any]) -> datetime:
 
 
 def _reason(error: Exception) -> str:
-    """The message of an error without what may contain credentials."""
+    """The first line of an error, shortened, because the rest may contain credentials."""
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

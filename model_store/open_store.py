@@ -9,7 +9,7 @@ from model_store.host_cache import default_host_cache
 from model_store.object_storage import check_url, is_object_store
 from model_store.store import BUILTIN_ROOT, ModelStore
 
-if TYPE_CHECKING:  # imported only where they are used: that takes 30 ms
+if TYPE_CHECKING:  # elsewhere imported only when needed, because that takes 30 ms
     from model_store.signature import SigningKey, TrustedKeys
 
 StoreLocation = Path | str
@@ -36,7 +36,7 @@ def open_store(
 
     Args:
         location: A directory or a URL.
-        builtin_root: As for `ModelStore`, and so are the next four.
+        builtin_root: See `ModelStore`, also for the next four.
         may_appear: For directories only.
         signing_key: Signs what is published.
         trusted_keys: Only versions that one of them signed are opened.

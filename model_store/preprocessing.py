@@ -110,7 +110,7 @@ def plain_png(
     """
     width, height = spec.crop_width, spec.crop_height
     header = _plain_png_header(width, height)
-    begin, end = len(header) + 8, len(data) - 4 - len(_PNG_END)  # of the compressed pixels
+    begin, end = len(header) + 8, len(data) - 4 - len(_PNG_END)  # the compressed pixels
     if begin > end or not (data.startswith(header) and data.endswith(_PNG_END)):
         return None
     if width * height > max_pixels or resized_size(width, height, spec) != (width, height):

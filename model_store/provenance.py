@@ -65,7 +65,7 @@ class Training(FrozenModel):
         default=None,
         exclude_if=lambda path: path is None,  # older versions of the service reject it
         description="The report of the run: a self-contained HTML page with curves, confusion "
-        "matrix and worst mistakes, of at most 4 MiB. Absent if the version does not hold it.",
+        "matrix and worst mistakes, of at most 4 MiB. Absent if the version has none.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Deletes the versions of a model that nothing needs, and what killed publishers left behind."""
+"""Deletes versions of a model that nothing needs, and leftovers of killed publishers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class PruneReport:
     Attributes:
         deleted: Version numbers.
         kept: Why a version was kept, by version number.
-        leftovers: Paths, relative to the model, of what killed processes left behind.
+        leftovers: Files and directories that killed processes left behind, relative to the model.
     """
 
     deleted: tuple[int, ...]

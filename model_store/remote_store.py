@@ -1,6 +1,6 @@
 """A model store in an object store, such as S3.
 
-The objects have the same layout as the files of a store on disk, and one folder more::
+The objects have the same layout as the files of a store on disk, with one more folder::
 
     <url>/<model>/<version>/manifest.json, model.onnx, …
     <url>/<model>/aliases/<alias>/00000001.json
@@ -41,15 +41,15 @@ from model_store.publishing import publish_version
 from model_store.store import BUILTIN_ROOT, ModelContents, ModelStore
 from model_store.version import MAX_MANIFEST_BYTES, SIGNATURE_BYTES, Version
 
-if TYPE_CHECKING:  # imported only where they are used: that takes 30 ms
+if TYPE_CHECKING:  # elsewhere imported only when needed, because that takes 30 ms
     from model_store.signature import SigningKey, TrustedKeys
 
 CLAIMS: Final = "claims"
 FOLDER: Final = "versions"
-"""Of the cache directory."""
+"""Folder in the cache directory."""
 DEFAULT_CACHE_BYTES: Final = 16 * 1024**3
 LISTING_SECONDS: Final = 1.0
-"""For so long, one listing answers all questions; a check of the store asks several."""
+"""How long a listing is reused. One check of the store needs it several times."""
 ABANDONED_AFTER: Final = timedelta(days=1)
 OPEN_ATTEMPTS: Final = 3
 
@@ -62,7 +62,7 @@ class RemoteModelStore(ModelStore):
         cache: Cache directory of this host.
         builtin_root: The read-only layer, or None for none.
         signing_key: Signs what is published.
-        trusted_keys: Only versions that one of them signed are opened, but for the built-in ones.
+        trusted_keys: Only versions that one of them signed are opened, and the built-in ones.
         cache_max_bytes: Most bytes of versions in the cache; the least recently used are deleted.
             Versions that are open are never deleted.
 
@@ -214,7 +214,7 @@ class RemoteModelStore(ModelStore):
         leftovers = self._leftovers(model)
         if not dry_run:
             for number in deleted:
-                self._storage.delete(f"{model}/{number}/{MANIFEST_NAME}")  # first: it is the mark
+                self._storage.delete(f"{model}/{number}/{MANIFEST_NAME}")  # first: ends the version
             for number in [*deleted, *leftovers]:
                 for name in self._storage.names(f"{model}/{number}"):
                     self._storage.delete(name)
@@ -222,7 +222,7 @@ class RemoteModelStore(ModelStore):
         return PruneReport(tuple(deleted), kept, tuple(map(str, leftovers)))
 
     def forget_listing(self) -> None:
-        """List the objects anew at the next question."""
+        """Discard the listing, so that the next call lists the objects again."""
         self._listing = None
 
     def names_below(self, folder: str) -> list[str]:

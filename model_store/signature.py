@@ -81,7 +81,7 @@ class TrustedKeys:
         """Read a file with one or more Ed25519 public keys in PEM, one after the other.
 
         Raises:
-            KeyFileError: The file cannot be read, does not hold such keys alone, or the package
+            KeyFileError: The file cannot be read or contains anything but such keys, or the package
                 `cryptography` is missing.
         """
         _require_cryptography()

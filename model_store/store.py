@@ -37,7 +37,7 @@ from model_store.store_layout import (
 )
 from model_store.version import StoreLayer, Version
 
-if TYPE_CHECKING:  # imported only where they are used: that takes 30 ms
+if TYPE_CHECKING:  # elsewhere imported only when needed, because that takes 30 ms
     from model_store.signature import SigningKey, TrustedKeys
 
 DEFAULT_ROOT = Path("model_store/models")
@@ -75,7 +75,7 @@ class ModelStore:
         may_appear: A root that has never existed counts as empty. For a service, whose volume may
             be mounted later.
         signing_key: Signs what is published.
-        trusted_keys: Only versions that one of them signed are opened, but for the built-in ones.
+        trusted_keys: Only versions that one of them signed are opened, and the built-in ones.
         model_name: The name of the model if the root has only one. Default: as in its manifest.
     """
 
@@ -101,12 +101,12 @@ class ModelStore:
 
     @property
     def location(self) -> str:
-        """Where the store is, as it was given."""
+        """The location of the store, as it was given."""
         return str(self.root)
 
     @property
     def absolute_location(self) -> str:
-        """Where the store is, whatever the working directory."""
+        """The location of the store, independent of the working directory."""
         return str(self.root.resolve())
 
     def exists(self) -> bool:

@@ -1,4 +1,4 @@
-"""Temporary directories that a later process removes if their own one is killed."""
+"""Temporary directories. If a process is killed, a later one removes its directories."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _ATTEMPTS: Final = 5
 def temporary_directory(purpose: str) -> Iterator[Path]:
     """Yield a new directory, which is locked until the block ends.
 
-    Others that no process has locked were left by killed processes and are removed.
+    Directories that no process has locked were left by killed processes, and are removed.
 
     Args:
         purpose: A word for its name, which begins with `PREFIX`.
@@ -38,7 +38,7 @@ def temporary_directory(purpose: str) -> Iterator[Path]:
 def _make_locked(
     prefix: str,
 ) -> tuple[tempfile.TemporaryDirectory[str], DirectoryLock]:
-    """Make and lock a directory, which another process may remove in between."""
+    """Make and lock a directory. Another process may remove it before it is locked."""
     for attempt in range(_ATTEMPTS):
         folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
         try:

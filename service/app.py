@@ -88,7 +88,7 @@ def create_app(
 
     Args:
         settings: The settings of the service. `keys` must exist if it is set explicitly.
-        on_loaded: Called once the models are loaded, by all workers if there are several.
+        on_loaded: Called once the models are loaded, in all workers if there are several.
         worker: Which one of several workers this process is.
 
     Raises:

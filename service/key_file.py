@@ -85,7 +85,7 @@ def hash_secret(secret: str) -> str:
 
 
 def last_used_directory(path: Path) -> Path:
-    """The directory of a key file with an empty file per key, changed when the key was used."""
+    """The directory beside a key file. It has an empty file per key, whose time is the last use."""
     return path.with_name(f"{path.name}.used")
 
 

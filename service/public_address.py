@@ -1,4 +1,4 @@
-"""Under which path, origins and host names the service is reached."""
+"""Parses the path, origins and host names under which clients reach the service."""
 
 import ipaddress
 import re

@@ -50,7 +50,7 @@ DRAIN_POLL_SECONDS: Final = 0.1
 GC_THRESHOLD: Final = 10_000
 """Objects between two garbage collections. Requests leave no cycles, so few need one."""
 STOP_MARGIN_SECONDS: Final = 15.0
-"""What a worker may take to stop besides the drain delay and open requests."""
+"""Time that a worker may take to stop, besides the drain delay and open requests."""
 START_ERRORS: Final = (
     ApiKeysError,
     CertificateError,
@@ -58,7 +58,7 @@ START_ERRORS: Final = (
     KeyFileError,
     ProviderError,
 )
-"""What is wrong with the settings, as a worker may find."""
+"""Errors in the settings that a worker may find at its start."""
 logger = logging.getLogger(__name__)
 
 
@@ -232,7 +232,7 @@ def run_workers(settings: Settings, workers: int) -> None:
         for listener in listeners:
             listener.close()
 
-    gc.freeze()  # a collection would write to objects, which forks then no longer share
+    gc.freeze()  # a garbage collection would write to objects, and forks would no longer share them
     gc.enable()
     supervisor = Supervisor(
         workers,
@@ -322,7 +322,7 @@ def configure_logging(
 ) -> None:
     """Log to `handler` as the settings say; lines have the number of the worker, if any."""
     handler.setFormatter(FORMATTERS[settings.log_format](worker))
-    # Not logged, and each costs time in every record.
+    # No log line has these fields, and computing them costs time in every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     access_log.rate_limit.records_per_second = settings.access_log_rate

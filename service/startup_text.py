@@ -64,7 +64,7 @@ def _advise(loaded: LoadedVersion) -> WorkerAdvice | None:
 
 
 def describe_open_service(settings: Settings) -> list[str]:
-    """What a service on a public address prints if predictions need no key, and what to do."""
+    """Lines that warn about a public address without keys, and say what to do."""
     own = "keys" in settings.model_fields_set
     option = f"--keys {shlex.quote(str(settings.keys))} " if own else ""
     host = settings.host or "this machine"

@@ -30,7 +30,7 @@ class TlsCertificate:
     """A certificate with its key. New connections use the files that were read last.
 
     Attributes:
-        context: For the listeners. TLS 1.2 and newer.
+        context: The TLS context of the listeners, for TLS 1.2 and newer.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -46,7 +46,7 @@ class TlsCertificate:
         if stamps == self._stamps:
             return
         try:
-            self._load()  # alone, because a failure would leave a certificate without its key
+            self._load()  # tries them first: a failure in `context` would leave it without a key
             self.context.load_cert_chain(*self._files)
         except CertificateError as error:
             self._problems.report("certificate", f"TLS certificate not reloaded reason={error}")

@@ -4,7 +4,7 @@ A request is one span, with a child for each of its stages: decode, queue and in
 span of the trace of its first request, with a link to every request in it. Spans are made from
 times that are measured anyway, after the request has ended.
 
-Sampling and attributes of the service are set by OpenTelemetry's own variables, as
+OpenTelemetry's own variables set the sampling and the attributes of the service, for example
 `OTEL_TRACES_SAMPLER`.
 """
 
@@ -27,7 +27,7 @@ from service.log_on_change import LogOnChange
 from service.prediction.request import ImageOutcome, RequestRecord
 
 FLUSH_SECONDS: Final = 3.0
-"""How long the end of the service may wait for a collector that does not answer."""
+"""How long the shutdown may wait for a collector that does not answer."""
 _NANOSECONDS: Final = 1e9
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 Attributes = Mapping[str, str | int]
@@ -60,8 +60,8 @@ class Tracing:
         Args:
             name: One of few names, without anything that a client chooses.
             headers: By lower-case name; `traceparent` and `tracestate` name the parent.
-            attributes: What is known at its start.
-            started: On the monotonic clock.
+            attributes: Attributes that are known at its start.
+            started: When the request began, on the monotonic clock.
         """
         return RequestTrace(self._tracer, name, headers, attributes, started)
 
@@ -89,7 +89,7 @@ class _Exporter(OTLPSpanExporter):
 
 
 class RequestTrace:
-    """The span of one request. Used on the event loop, but for `add_batch`."""
+    """The span of one request. Used on the event loop, except `add_batch`."""
 
     def __init__(
         self,
@@ -126,10 +126,10 @@ class RequestTrace:
     def add_batch(
         self, others: Sequence["RequestTrace"], began: float, ended: float, images: int
     ) -> None:
-        """Record a batch, whose first sampled request this is. Called by an instance thread.
+        """Record a batch. This is its first sampled request. Called by an instance thread.
 
         Args:
-            others: The sampled requests of the batch, this one included, each for every image.
+            others: The sampled request of each image of the batch, this one included.
             began: When the run began, on the monotonic clock.
             ended: When it ended.
             images: Images of the batch.
@@ -169,8 +169,8 @@ class RequestTrace:
         """End the span.
 
         Args:
-            attributes: What is known at its end.
-            error: The code of an error of the service; clients' own errors are none.
+            attributes: Attributes that are known at its end.
+            error: The code of an error of the service; None for a client's error.
         """
         self._span.set_attributes(dict(attributes))
         if error:

@@ -29,7 +29,7 @@ def publish_with_density(
 ) -> tuple[Published, Check]:
     """Fit, check and publish. A version without the output `embedding` gets it too.
 
-    Of an import, only some classes may have images: nobody has images of all of 1,000 labels.
+    For an imported network, some classes may have no images: 1,000 labels are hard to cover.
 
     Raises:
         CalibrationError: There are too few images, or too many test images would be refused.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchTrace(Protocol):
-    """The trace of a request, to which its batches are added. It must raise nothing."""
+    """The trace of a request, with its batches. Its methods must not raise."""
 
     def add_batch(self, others: Sequence[Any], began: float, ended: float, images: int) -> None: ...
 
@@ -155,7 +155,7 @@ class Batcher:
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
             extras: The extra outputs that the batch of this image must be run with.
-            trace: Of its request, if that is sampled.
+            trace: The trace of its request, if the request is sampled.
 
         Returns:
             A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the

@@ -35,7 +35,7 @@ class LoadedVersion:
         embedding_dims: Length of an embedding; None if the model has no embedding.
         load_seconds: How long it took to load in this process.
         warm_up_seconds: How long its warm-up took, here or in its trial.
-        recent: What it said about its newest images.
+        recent: Scores and embedding distances of its newest images.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class LoadedVersion:
         self.load_seconds = time.monotonic() - began
         self._leases = 0
         self._closing = False
-        self._lock = threading.Lock()  # not the condition's own methods, which are Python
+        self._lock = threading.Lock()  # faster than the condition's own methods, which are Python
         self._changed = threading.Condition(self._lock)
 
     @property
     def stopped_part(self) -> str | None:
-        """A thread that has ended although the version needs it, which only a restart cures."""
+        """A thread that has ended unexpectedly. Only a restart of the service helps."""
         if self.batcher.has_stopped:
             return "an instance"
         return "the watchdog" if self._watchdog.has_stopped else None

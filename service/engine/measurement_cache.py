@@ -1,4 +1,4 @@
-"""Keeps what the warm-up of a version has measured, so that the next start need not measure again.
+"""Stores the measurements of a version's warm-up, so that the next start can skip them.
 
 The file of a measurement is `<cache>/measurements/<key>.json`.
 """
@@ -58,7 +58,7 @@ class MeasurementCache:
 
 
 def measurement_key(version: Version, options: "EngineOptions") -> str:
-    """The sha256 of everything that CPU times, and the choices made by them, depend on."""
+    """The sha256 of everything that affects CPU times and the choices based on them."""
     session = options.session
     parts = [
         *(_FORMAT, __version__, onnxruntime.__version__, onnxruntime.get_build_info()),

@@ -1,4 +1,4 @@
-"""What a version said about its newest images, to compare it with what training measured."""
+"""Scores and embedding distances of a version's newest images, to compare with training."""
 
 import threading
 from collections import deque

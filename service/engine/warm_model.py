@@ -80,7 +80,7 @@ class Measurement(RareModel):
 def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
     """Select the variant, prove it and warm it up.
 
-    What an earlier start on this machine has measured is taken over, if it is CPU times.
+    CPU times that an earlier start on this machine has measured are reused.
 
     Raises:
         ModelStoreError: The version cannot be loaded or run, or its golden proof fails.
@@ -95,7 +95,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             for image in version.manifest.golden:
                 prove_decode(version, image)
             return load_measured(version, options, measured)
-        except (ValidationError, ModelStoreError) as error:  # which measuring again raises, too
+        except (ValidationError, ModelStoreError) as error:  # measuring again raises a real one
             logger.warning("measurement not used version=%s reason=%s", version, error)
     model = _measure_warm_model(version, options)
     options.measurements.write(key, Measurement.of(model).model_dump_json().encode())

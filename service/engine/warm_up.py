@@ -28,12 +28,12 @@ A thread wakes up, waits for the GIL and starts with cold caches. Batches that a
 MIN_GAIN: Final = 1.02
 """A larger batch must bring this many times the images per second."""
 STABLE_ROUNDS: Final = 6
-"""If half of the runs take up to three times as long, the choice then loses at most 4 %.
+"""If half of the runs take up to three times as long, the choice loses at most 4 % throughput.
 
 With two rounds it loses up to 39 % (`test_noise_costs_little_throughput`).
 """
 STABLE_ROUNDS_OF_CPU_TIME: Final = 2
-"""CPU times vary by a tenth, whatever else runs (`benchmarks/batch_size_choice.py`)."""
+"""CPU times vary by 10 %, even if other programs run (`benchmarks/batch_size_choice.py`)."""
 MIN_ROUNDS: Final = 2
 MAX_REPEAT_SECONDS: Final = 1.0
 """No further round begins after this, unless fewer than `MIN_ROUNDS` were timed."""
@@ -63,7 +63,7 @@ def warm_up(
             that would take longer than this, or once larger batches bring no gain.
         clock: `time.thread_time` for sessions that run in the calling thread: other processes then
             do not distort the times.
-        stable_rounds: The choice is stable once so many rounds in a row do not change it.
+        stable_rounds: The choice is stable once this many rounds in a row do not change it.
 
     Returns:
         Seconds of a run by batch size.

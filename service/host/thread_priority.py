@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 NICENESS: Final = 10
 BACKGROUND_NICENESS: Final = 15
-"""Of work that no request waits for."""
+"""Niceness of work that no request waits for."""
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ def lower_thread_priority(least_niceness: int = NICENESS) -> None:
 
 
 def run_in_background(work: Callable[[], T]) -> T:
-    """Return the result of `work`, which a thread of low priority does meanwhile.
+    """Run `work` in a thread of low priority, wait for it, and return its result.
 
     Threads that `work` starts have this priority too.
     """

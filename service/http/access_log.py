@@ -66,7 +66,7 @@ class LoggedRequest(RecordFields):
 
 
 class LogRateLimit:
-    """Lets at most `records_per_second` answered and rejected requests into the log.
+    """Limits the log to `records_per_second` answered and rejected requests.
 
     The number that was left out is logged with the first request of a later second.
     """
@@ -78,7 +78,7 @@ class LogRateLimit:
         self._left_out = 0
 
     def allows(self, second: int) -> bool:
-        """Count a request that ended in `second`; True if it is to be logged."""
+        """Count a request that ended in `second`. Returns True if it must be logged."""
         if second != self._second:
             left_out, self._second, self._passed, self._left_out = self._left_out, second, 0, 0
             if left_out:
@@ -90,7 +90,7 @@ class LogRateLimit:
         return True
 
     def leaves_out(self, second: int) -> bool:
-        """Count a request of this second, if no further one is logged. False if it is to be."""
+        """Return True, and count the request, if the limit of this second is reached."""
         if second != self._second or self._passed < self.records_per_second:
             return False
         self._left_out += 1
@@ -103,11 +103,11 @@ def is_routine(path: str) -> bool:
 
 
 rate_limit: Final = LogRateLimit(sys.maxsize)
-"""Asked before a record is built, which costs more than most other steps of a small request."""
+"""Checked before a record is built: building one costs more than most steps of a small request."""
 
 
 def leaves_out() -> bool:
-    """Whether a request that is answered or rejected now is not logged; it is then counted."""
+    """Whether a request that is answered or rejected now is counted instead of logged."""
     return not logger.isEnabledFor(logging.INFO) or rate_limit.leaves_out(int(time.time()))
 
 

@@ -30,7 +30,7 @@ class ClientRateLimits:
         limit.check("one client address")
 
     def _forget(self) -> None:
-        """Forget clients that have not used their limit, and if that is too few, the oldest."""
+        """Forget clients whose limit is unused. If these are too few, forget the oldest ones."""
         kept = [(client, limit) for client, limit in self._limits.items() if not limit.unused]
         self._limits = dict(kept[-(MAX_CLIENTS // 2) :])
 
@@ -59,7 +59,7 @@ class ConnectionLimit:
         if self._open[client] > 1:
             self._open[client] -= 1
         else:
-            del self._open[client]  # also of a trusted proxy, which was not counted
+            del self._open[client]  # removes the zero of a trusted proxy too
 
 
 def network_of(address: str) -> str:
@@ -70,6 +70,6 @@ def network_of(address: str) -> str:
         parsed = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address  # any text that a trusted proxy has forwarded
-    if parsed.ipv4_mapped:  # as a proxy that listens on both families forwards IPv4 addresses
+    if parsed.ipv4_mapped:  # an IPv4 address, as an IPv6 proxy writes it
         return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((parsed, _IPV6_PREFIX), strict=False))

@@ -65,7 +65,7 @@ def dump_families(registry: CollectorRegistry) -> Families:
 
 
 def keep_counters(families: Families) -> Families:
-    """Without what says how a worker is now."""
+    """Drop the gauges, which describe the present state of a worker."""
     return [family for family in families if family["type"] in _NEVER_FALL]
 
 

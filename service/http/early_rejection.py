@@ -1,7 +1,7 @@
 """Rejects predictions while the queue of their model is full, before any other work on them.
 
-Under overload most requests are rejected, and the time that takes is missing for the others. So the
-response is built in advance, and the request is not decoded and gets no task of its own.
+Under overload, most requests are rejected, and rejecting them takes CPU time from the others. So
+the response is built in advance, and the request is not decoded and gets no task of its own.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import RequestRecord
 
 REUSE_SECONDS: Final = 0.1
-"""How long a response is sent again, so that its `Retry-After` is not older."""
+"""How long a response is reused. Its `Retry-After` would be outdated after that."""
 MAX_REJECTIONS: Final = 256
 
 
@@ -43,8 +43,8 @@ class _Rejection:
 class EarlyRejection:
     """Rejects some of the requests that `PredictEndpoint` would reject, and leaves the rest to it.
 
-    It leaves to it what needs an API key, CORS headers, a span or a line in the access log, is
-    refused for another reason, names an alias, or has a body that is too long to drop.
+    The rest are requests that need an API key, CORS headers, a span or a line in the access log,
+    name an alias, fail for another reason, or have a body that is too long to drop.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of errors: each status and each code that an operation answers."""
+"""Describes errors in the OpenAPI document: every status and code that an operation can return."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from service.http.schemas import Problem
 ErrorResponses = dict[int | str, dict[str, Any]]
 
 SERVING_ERRORS: Final = ("invalid_parameter", "model_not_found", "version_not_found", "not_ready")
-"""Of operations on a version that serves."""
+"""Errors of operations on a version that serves."""
 KEY_ERRORS: Final = ("unauthorized", "insufficient_scope", "rate_limited")
-"""Of operations for which a key may be required."""
+"""Errors of operations that may require a key."""
 MANAGE_KEY_ERRORS: Final = (*KEY_ERRORS, "management_disabled")
 BODY_ERRORS: Final = ("slow_body", "body_too_large")
 IMAGE_ERRORS: Final = (
@@ -32,7 +32,7 @@ INFERENCE_ERRORS: Final = (
     *IMAGE_ERRORS,
     *RUN_ERRORS,
 )
-"""Of every operation that classifies images."""
+"""Errors of every operation that classifies images."""
 _HEADERS: Final = {
     401: {"WWW-Authenticate": "The scheme of the key: `Bearer` (RFC 6750)."},
     429: {"Retry-After": "Seconds until a new try makes sense."},

@@ -51,7 +51,7 @@ def _is_proxy(text: str) -> bool:
 def forward_clients(app: ASGIApp, proxies: list[str], *, unix_socket: bool) -> ASGIApp:
     """Set the client of each request to the newest address that no trusted proxy has.
 
-    Addresses further left are whatever the client has sent.
+    The client may have invented the addresses further left.
 
     Args:
         app: The application.

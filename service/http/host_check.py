@@ -1,7 +1,7 @@
-"""Which names the `Host` header may have: protects a local service against DNS rebinding.
+"""Checks the name in the `Host` header, to protect a local service against DNS rebinding.
 
-A web page can let its own name point to 127.0.0.1. The browser then takes the local service for the
-host of the page, which may read its responses. Its requests still have the name of the page.
+An attacker's web page can make its own name resolve to 127.0.0.1. The browser then lets the page
+read responses of the local service. The `Host` header of such requests has the name of the page.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Metrics of the process: its health, its build, and what it may still take."""
+"""Metrics of the process: its health, its build and its free capacity."""
 
 import platform
 from collections.abc import Iterator
@@ -78,8 +78,8 @@ class HostCollector(Collector):
         yield limit
         malformed = CounterMetricFamily(
             "resident_malformed_requests",
-            "Requests that no route has seen: they were not valid HTTP, over a limit of their "
-            "head, or too slow to send it",
+            "Requests that ended before a route: not valid HTTP, or headers that were over a "
+            "limit or too slow",
             labels=["reason"],
         )
         for reason, count in rejections.items():

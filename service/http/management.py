@@ -33,9 +33,9 @@ CHANGE_ERRORS: Final = (
     *BODY_ERRORS,
     *("invalid_parameter", "model_not_found", "version_not_found", "not_ready"),
 )
-"""Of every operation that changes what is served."""
+"""Errors of every operation that changes which versions are served."""
 MOVE_ERRORS: Final = ("malformed_json", "version_failed", "alias_not_moved", "store_read_only")
-"""Of those that move an alias."""
+"""Further errors of operations that move an alias."""
 
 
 class Reason(BaseModel):

@@ -59,7 +59,7 @@ _GAUGES: Final[Mapping[str, tuple[str, Read]]] = {
         lambda loaded: loaded.recent.mean_score(),
     ),
     "resident_recent_embedding_drift": (
-        "How unlike the newest images are to those of training: 0 as validation images, 1 = 1 SD",
+        "Mean distance of the newest images from training, in SD; 0 is that of validation images",
         lambda loaded: loaded.recent.mean_distance(),
     ),
 }

@@ -1,4 +1,4 @@
-"""One operation of the OpenAPI document that FastAPI does not know: those of the dialects."""
+"""Describes the operations of dialects in the OpenAPI document. FastAPI does not know them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class DialectOperation:
     """An operation on images.
 
     Attributes:
-        path: With names of parameters in braces.
+        path: The path, with names of parameters in braces.
         name: The id of the operation.
         tag: The dialect.
         summary: One line.
@@ -34,7 +34,7 @@ class DialectOperation:
         answer: Media types of that response.
         errors: The other responses.
         parameters: Parameters besides those of the path.
-        headers: Headers of the response besides those of every one.
+        headers: Headers of the response besides the common ones.
         path_params: Descriptions of parameters of the path that differ from the usual ones.
         method: The HTTP method.
     """

@@ -1,4 +1,4 @@
-"""Why a request is refused before its route is known: another host, or too many requests."""
+"""Refuses requests before their route is known: a wrong host, or too many requests."""
 
 from starlette.types import Scope
 
@@ -27,7 +27,7 @@ class Refusals:
         return None
 
     def may_refuse(self, scope: Scope) -> bool:
-        """Whether `find` would refuse a request, or counts it. Counts nothing itself.
+        """Whether `find` may refuse or count a request. This method counts nothing.
 
         The address of a client behind a proxy is known only when `find` runs.
         """

@@ -23,7 +23,7 @@ OTHER_METHOD: Final = "_OTHER"
 
 
 def describe_route(path: str, path_params: Mapping[str, str]) -> str:
-    """The path with the names of its parameters instead of what a client chose."""
+    """The path with the names of its parameters in place of the client's values."""
     names = {value: f"{{{name}}}" for name, value in path_params.items()}
     segments = [segment.partition(":") for segment in path.split("/")]
     return "/".join(names.get(head, head) + colon + tail for head, colon, tail in segments)

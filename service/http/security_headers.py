@@ -1,4 +1,4 @@
-"""Headers that every response has, whatever its route, so that browsers do not misuse it."""
+"""Headers of every response. They restrict what browsers do with it."""
 
 from typing import Final
 
@@ -6,9 +6,9 @@ SECURITY_HEADERS: Final = [
     (
         "X-Content-Type-Options",
         "nosniff",
-    ),  # what a model or a client named is never run as a script
+    ),  # browsers do not guess another type, such as a script
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
-"""Beside them, pages with scripts have a `Content-Security-Policy`."""
+"""Pages with scripts also have a `Content-Security-Policy`."""

@@ -1,4 +1,4 @@
-"""What the service has counted: in this process, and in all other workers."""
+"""Counts of the whole service: those of this process and of all other workers."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from service.workers.exchange import Counts, Exchange
 
 @dataclass
 class LiveCounts:
-    """For the live view.
+    """Counts for the live view.
 
     Attributes:
         last_errors: When a request last failed, in seconds since 1970, by the code of its problem.
@@ -66,7 +66,7 @@ class VersionCounts:
 
 @dataclass
 class WorkerCounts:
-    """What one worker has counted; `versions` is by model and number, like `cifar10/1`."""
+    """The counts of one worker; `versions` is by model and number, like `cifar10/1`."""
 
     metrics: Families
     live: LiveCounts
@@ -85,7 +85,7 @@ def _json() -> TypeAdapter[WorkerCounts]:  # a single worker does not need it
 
 
 def retire_counts(before: Counts | None, counts: Counts) -> Counts:
-    """Add what a worker counted before its end to what others had counted, without gauges."""
+    """Add the counts of a worker that ended to those of earlier ones, without gauges."""
     ended = _json().validate_python(counts)
     ended.metrics = keep_counters(ended.metrics)
     ended.live.waiting = 0

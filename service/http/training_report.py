@@ -1,4 +1,4 @@
-"""The route of the training report that a version holds."""
+"""The route of the training report of a version."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from service.http.path_params import ModelName, VersionNumber
 from service.versions.registry import Registry
 
 _HEADERS: Final = {
-    # It was sealed by whoever published the version, so it gets no script and no origin.
+    # The publisher wrote this HTML, so it runs no scripts and has no origin.
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "private, max-age=3600",
@@ -24,7 +24,7 @@ _HEADERS: Final = {
 def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
     """Build the route of training reports.
 
-    It needs a key with the scope `predict` where predictions do: reports show test images.
+    It needs a key with the scope `predict` if predictions need one: reports show test images.
     """
     router = APIRouter(tags=["models"], dependencies=[Depends(keys.require("predict"))])
 
@@ -42,7 +42,7 @@ def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
 
 
 def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
-    """The report that a version holds, for a browser that must not trust it. Reads the store.
+    """Return a version's report, with headers that make browsers sandbox it. Reads the store.
 
     Raises:
         NotFoundError: The store has no such model or version, or it holds no report.
@@ -55,8 +55,8 @@ def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
             training = version.manifest.training
         if training is None or training.report is None:
             raise NotFoundError(
-                f"version {number} of model {model} holds no training report; versions that "
-                "`python -m training run` publishes hold one",
+                f"version {number} of model {model} has no training report; versions that "
+                "`python -m training run` publishes have one",
                 code="report_not_found",
             )
         with registry.store.open(model, number, verify=False) as version:

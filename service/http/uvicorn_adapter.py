@@ -124,7 +124,7 @@ class UvicornConnection(HttpToolsProtocol):
         """Override this callback: the newest request starts to run, and no other one waits."""
 
     def answer_early(self, scope: Scope, direct: DirectTransport) -> bool:  # noqa: ARG002
-        """Override this callback: if it answers a request and returns True, that gets no task."""
+        """Override this to answer a request without a task. Return True if you answered it."""
         return False
 
     def on_message_complete(self) -> None:

@@ -222,7 +222,7 @@ def tune(
 def _find_workers(
     terminal: "LoadtestTerminal", tuned: TunedModel, cpus: int, seconds: float
 ) -> int:
-    """Measure and print what the service carries; the number of workers to use."""
+    """Measure and print the throughput. Returns the number of workers to use."""
     measured = measure_workers(tuned, list_worker_counts(cpus), seconds)
     for each in measured:
         terminal.print(str(each))

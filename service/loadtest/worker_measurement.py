@@ -27,7 +27,7 @@ MIN_SECONDS: Final = 1.0
 TIMEOUT_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 60.0
 ROUNDS: Final = 2
-"""Measurements of each number, in turn, so that other load on the machine affects all alike."""
+"""Every round measures each number once, so that other load affects all numbers equally."""
 MAX_REASON_CHARACTERS: Final = 500
 
 
@@ -54,7 +54,7 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class WorkerMeasurement:
-    """What the service carried with so many workers, over HTTP."""
+    """Throughput and latency of the service over HTTP with this number of workers."""
 
     workers: int
     images_per_second: float

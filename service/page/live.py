@@ -17,7 +17,7 @@ from service.versions.registry import Registry
 
 INTERVAL_SECONDS: Final = 1.0
 MAX_STREAMS: Final = 50
-"""Most streams at once, because most need no key and each one costs time every second."""
+"""Most streams at once. Usually they need no key, and each one costs time every second."""
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would buffer
 
 

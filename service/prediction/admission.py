@@ -67,7 +67,7 @@ class ModelCapacity(ImageCount):
         self.max_queue_size = max_queue_size
 
     def is_full(self, priority: Priority) -> bool:
-        """Whether a new image of this priority finds no place."""
+        """Whether the queue has no place for a new image of this priority."""
         return self.ahead_of(priority) >= self.max_queue_size
 
 
@@ -139,7 +139,7 @@ class Admission:
         return Places((self._capacity, self._admitted), count, priority)
 
     def queue_full(self, count: int, priority: Priority) -> OverloadedError:
-        """The error of so many new images that find no place in the queue."""
+        """The error for `count` new images that do not fit into the queue."""
         waiting, limit = self._capacity.ahead_of(priority), self._capacity.max_queue_size
         return overloaded(
             f"the queue is full: {waiting} of {limit} places are taken, {count} more are needed",

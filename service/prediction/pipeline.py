@@ -90,7 +90,7 @@ class PredictionPipeline:
         self._admission(loaded).check_queue(priority)
 
     def find_full(self, model: str | None, version: int | None) -> LoadedVersion | None:
-        """The version that would answer an interactive image, if the queue of its model is full."""
+        """The version of an interactive image if the queue of its model is full, else None."""
         capacity = self._capacities.get(model or self.registry.default_model or "")
         if capacity is None or not capacity.is_full(INTERACTIVE):
             return None
@@ -100,7 +100,7 @@ class PredictionPipeline:
             return None
 
     def queue_full_error(self, loaded: LoadedVersion) -> OverloadedError:
-        """The error of an interactive image that finds the queue full."""
+        """The error for an interactive image while the queue is full."""
         return self._admission(loaded).queue_full(1, INTERACTIVE)
 
     async def fetch(

@@ -63,7 +63,7 @@ def _may_be_large(outcomes: Sequence[ImageOutcome], request: PredictRequest) -> 
     """Whether the response has more than `MAX_LABELS_IN_EVENT_LOOP`."""
     only_labels = request.coverage_index is None and not request.embedding
     if only_labels and len(outcomes) * request.top_k <= MAX_LABELS_IN_EVENT_LOOP:
-        return False  # without a look at each image
+        return False  # without checking each image
     rows = [outcome.result.row for outcome in outcomes if isinstance(outcome.result, ImageResult)]
     labels = sum(min(request.top_k, len(row.indices)) for row in rows)
     if request.coverage_index is not None:

@@ -30,7 +30,7 @@ class VersionStatistics:
         last_request: When the last request succeeded, in seconds since 1970; 0 for never.
         success: Requests that were answered, from their start to their response.
         failure: Requests that failed.
-        failures: Their number by the code of the error.
+        failures: The number of failed requests by error code.
         stages: Seconds of the requests that were answered, by stage: decode, queue, inference,
             and the rest of their time as `other`.
     """
@@ -52,7 +52,7 @@ class VersionStatistics:
         Args:
             record: What is known about it.
             total_seconds: How long it took.
-            rest_seconds: The part of it that is no stage of the record.
+            rest_seconds: The part of it that belongs to no stage of the record.
             outcome: `ok`, or the code of its error.
         """
         if outcome != "ok":

@@ -1,4 +1,4 @@
-"""The documents of TorchServe's routes, with its names of fields."""
+"""Schemas of TorchServe's routes, with TorchServe's field names."""
 
 from typing import Annotated, Literal
 

@@ -24,7 +24,7 @@ class LoadFailure:
     """Why a version cannot serve.
 
     Attributes:
-        reason: In words for clients.
+        reason: An explanation for clients.
         cause: `version` if it is damaged or fails its proof, and `crash` if it ended the process
             that loaded it. `memory` if it needs more than the limit. `overload` if the process was
             too slow, or killed from outside. `shortage` if it got no thread, file or memory. `host`
@@ -32,7 +32,7 @@ class LoadFailure:
         memory_bytes: The limit that was too small, if the cause is `memory`.
         retry_seconds: Time until it is worth trying again, 0 for the next reconciliation; None if
             only a promotion, another setting or a new version can help.
-        details: For the log.
+        details: Details for the log.
         is_logged: Whether another worker of the service has logged it.
     """
 

@@ -88,7 +88,7 @@ def _open_and_load(
 
 
 def _verify(version: Version, registry: Registry) -> None:
-    """Compare the files with their sha256; not at the cost of requests, once versions serve."""
+    """Compare the files with their sha256, with low priority if versions already serve."""
     if registry.loaded:
         run_in_background(version.verify)
     else:

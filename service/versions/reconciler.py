@@ -28,7 +28,7 @@ def reconcile(registry: Registry) -> None:
 
 
 def adopt_overrides(registry: Registry, overrides: Mapping[str, Mapping[int, Override]]) -> None:
-    """Do what an operator decided in another process, which may have tried versions again."""
+    """Apply what an operator decided in another worker. Failed versions are tried again."""
     with suppress(NotReadyError):
         registry.set_overrides(overrides)
         with registry.exclusive() as change:

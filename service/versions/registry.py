@@ -58,7 +58,7 @@ class Registry:
         self.watcher_failed = False
         """Set if the loop that follows the store has ended with an error."""
         self.why_others_are_not_ready: Callable[[], str | None] = lambda: None
-        """What keeps other workers of the service from being ready; None if nothing does."""
+        """Why other workers of the service are not ready; None if they are."""
         self._lock = threading.Lock()
         self._state = RegistryState()
         self._stopping = False

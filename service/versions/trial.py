@@ -125,7 +125,7 @@ def _temporary_directory() -> Iterator[str | None]:
     with ExitStack() as stack:
         try:
             folder = str(stack.enter_context(temporary_directory("trial")))
-        except OSError:  # nothing is writable, which most versions do not need
+        except OSError:  # no directory is writable; most versions need none
             folder = None
         yield folder
 

@@ -56,7 +56,7 @@ class Trials:
     """Runs trials and remembers how they ended. Thread-safe.
 
     Args:
-        records: Where that is kept.
+        records: Where results are kept.
         timeout_seconds: A trial that takes longer is ended.
         memory_bytes: What a trial may allocate; by default most of what is available.
         exchange: Keeps several processes from trying the same version.
@@ -144,8 +144,8 @@ class Trials:
         with self._changed:
             self._postponed.pop(candidate.key, None)
 
-    def learn(self, key: str, record: TrialRecord, measurement: Measurement | None) -> None:
-        """Take over how a trial ended in another process, which has logged it."""
+    def adopt_result(self, key: str, record: TrialRecord, measurement: Measurement | None) -> None:
+        """Record the result of a trial in another process, which has logged it."""
         if record.failure:
             record = record.model_copy(update={"failure": replace(record.failure, is_logged=True)})
         with self._changed:
@@ -193,7 +193,7 @@ class Trials:
 
     def _run(self, candidate: Candidate, trial: Trial, asked_at: float) -> None:
         try:
-            with self._exchange.turn(candidate.key):
+            with self._exchange.exclusive(candidate.key):
                 self._run_unless_tried(candidate, trial, asked_at)
         except Exception:  # it must not stay on trial
             logger.exception("version trial not completed model=%s", candidate.model)
@@ -224,7 +224,7 @@ class Trials:
             self._exchange.publish(key, record, measurement)
 
     def _end(self, candidate: Candidate, trial: Trial) -> None:
-        """The trial no longer runs. Call it with the lock."""
+        """Mark the trial as ended. The caller must hold the lock."""
         self._running.pop(trial, None)
         if self._on_trial.get(candidate.key, (None,))[0] is trial:
             del self._on_trial[candidate.key]

@@ -1,4 +1,4 @@
-"""Several server processes that are one service: the supervisor, and what workers tell each other.
+"""Several server processes that act as one service, the supervisor, and their messages.
 
 `docs/explanation/architecture.md` describes the design.
 """

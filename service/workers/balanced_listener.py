@@ -11,19 +11,19 @@ from typing import Final
 from service.workers.connection_counts import ConnectionCounts
 
 MAX_DIFFERENCE: Final = 2
-"""A worker with more connections than this above another one lets that one go first."""
+"""A worker that has over this many connections more than another lets that one accept first."""
 DEFER_SECONDS: Final = 0.001
 BEAT_SECONDS: Final = 0.1
-"""How often a worker says that it does not hang."""
+"""How often a worker shows that it does not hang."""
 MAX_ACCEPTS: Final = 8
 """Most connections that one iteration of the event loop accepts."""
 PAUSE_AFTER_ERROR_SECONDS: Final = 1.0
-"""As asyncio, if the process has no file descriptors left."""
+"""Used if the process has no file descriptors left. asyncio pauses for the same time."""
 logger = logging.getLogger(__name__)
 
 
 class BalancedListener:
-    """Gives every worker about as many connections.
+    """Distributes connections evenly among the workers.
 
     The kernel wakes all workers for a connection, and the first one gets it. Clients keep their
     connections, so a worker that wakes up fast would get most of the load for a long time.
@@ -41,12 +41,12 @@ class BalancedListener:
         """Create a listener that accepts nothing yet.
 
         Args:
-            listener: The socket, which this closes at the end.
+            listener: The socket. `close` closes it.
             make_protocol: Creates the protocol of a connection.
-            count_connections: The connections that this worker has.
-            counts: Those of all workers.
-            number: Of this worker.
-            tls: For HTTPS.
+            count_connections: Returns the number of connections of this worker.
+            counts: The connection counts of all workers.
+            number: The number of this worker.
+            tls: For HTTPS; None for plain HTTP.
         """
         self._listener = listener
         self._make_protocol = make_protocol

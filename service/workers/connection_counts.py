@@ -6,8 +6,8 @@ import time
 from typing import Final
 
 FRESH_SECONDS: Final = 0.5
-"""A worker that has not said anything for so long hangs, and is left out."""
-_ENTRY: Final = struct.Struct("=qd")  # connections, and when the worker said so
+"""A worker that has not updated its count for this long hangs, and is ignored."""
+_ENTRY: Final = struct.Struct("=qd")  # number of connections, and when the worker wrote it
 
 
 class ConnectionCounts:
@@ -23,7 +23,7 @@ class ConnectionCounts:
         _ENTRY.pack_into(self._memory, (number - 1) * _ENTRY.size, count, time.monotonic())
 
     def clear(self, number: int) -> None:
-        """The worker accepts no connections."""
+        """Mark a worker as accepting no connections."""
         _ENTRY.pack_into(self._memory, (number - 1) * _ENTRY.size, 0, 0.0)
 
     def fewest_of_others(self, number: int) -> int | None:

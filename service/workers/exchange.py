@@ -1,4 +1,4 @@
-"""What a process tells the other workers of its service."""
+"""Shares the state of a process with the other workers of its service."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,10 +12,10 @@ Counts = dict[str, Any]
 
 
 class Exchange:
-    """A process without other workers; `LinkedExchange` is one with others.
+    """For a process without other workers. `LinkedExchange` is for several workers.
 
     Attributes:
-        is_first: Whether this process does what one worker has to do for all.
+        is_first: Whether this process does the tasks that only one worker must do.
         trials: Keeps several workers from trying the same version.
         read_counts: What this process has counted since its start.
         on_all_loaded: Called in one worker, once all of them have loaded their models.
@@ -28,14 +28,14 @@ class Exchange:
         self.on_all_loaded: Callable[[], None] = lambda: None
 
     async def start(self, registry: Registry) -> None:
-        """Connect, and take over what an operator decided before this worker started."""
+        """Connect, and adopt what an operator decided before this worker started."""
 
     async def stop(self) -> None:
         """Disconnect, once the registry is closed."""
 
     @asynccontextmanager
     async def change(self, registry: Registry) -> AsyncIterator[None]:  # noqa: ARG002
-        """Keep all other workers from changes; at the end, they take over what was decided."""
+        """Block changes in all other workers; at the end, they adopt what was decided."""
         yield
 
     async def counts_of_others(self) -> list[Counts]:

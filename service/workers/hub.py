@@ -11,22 +11,22 @@ from typing import Any, Final
 from service.workers.messages import Message, encode_message, open_stream, read_messages, send
 
 COUNTS: Final = "counts"
-"""The question for what a worker has counted. The hub keeps the counts of workers that ended."""
+"""Asks a worker for its counts. The hub keeps the counts of workers that ended."""
 SILENT_SECONDS: Final = 10.0
-"""A worker tells its counts every second. One that says nothing for this long does not run."""
+"""A worker sends its counts every second. If it sends nothing for this long, it hangs."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker that runs.
+    """A running worker.
 
     Attributes:
         number: From 1. A worker that replaces another one has its number.
         writer: Where messages to it are written.
-        state: What it last said of itself.
-        counts: What it had counted when it last said so.
-        heard_at: When it last said anything, on the clock of the event loop.
+        state: The last state that it published.
+        counts: The last counts that it sent.
+        heard_at: When it last sent a message, on the clock of the event loop.
         replies: Questions that it has not answered yet.
     """
 
@@ -39,19 +39,19 @@ class Member:
 
 
 class Hub:
-    """Questions to all workers, locks, and values that all workers share.
+    """Passes questions to all workers, and keeps locks and shared values.
 
     Attributes:
-        states: What each worker last said of itself, by number.
-        on_state: Called after a worker said something of itself.
+        states: The last published state of each worker, by number.
+        on_state: Called after a worker has published its state.
     """
 
     def __init__(self, retire_counts: Callable[[Any, Any], Any]) -> None:
         """Create a hub without workers.
 
         Args:
-            retire_counts: Adds the counts of a worker that ended to those of workers before it,
-                which are None at first.
+            retire_counts: Called with the sum of ended workers (None at first) and the counts of a
+                worker that has just ended; returns the new sum.
         """
         self.on_state: Callable[[int, Message], None] = lambda *_: None
         self._retire_counts = retire_counts
@@ -59,7 +59,7 @@ class Hub:
         self._members: dict[int, Member] = {}
         self._shared: dict[str, Any] = {}
         self._locks: dict[str, deque[tuple[Member, int]]] = {}
-        """Who waits for each lock, by message id; the first one holds it."""
+        """Worker and message id of each request for a lock. The first request holds it."""
         self._questions = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -81,7 +81,8 @@ class Hub:
     def _receive(self, member: Member, message: Message) -> None:
         member.heard_at = asyncio.get_running_loop().time()
         match message["kind"]:
-            case "hello":  # nothing is written before: a worker that ends would not be heard
+            # Write only after this: writing to a worker that has ended loses its last messages.
+            case "hello":
                 self._members[member.number] = member
                 welcome = {"kind": "welcome", "shared": self._shared, "states": self.states}
                 send(member.writer, welcome)

@@ -25,10 +25,10 @@ class LinkClosedError(Exception):
 
 @dataclass(frozen=True)
 class WorkerPart:
-    """Which one of several workers a process is. Without a link, it is the whole service.
+    """Identifies a process among several workers. Without a link, it is the whole service.
 
     Attributes:
-        link: To the others.
+        link: Connects it to the other workers.
         replaces_another: Whether others serve already. It then listens once its models are loaded.
         buckets: The state of rate limits, shared with the others.
         connections: The number of connections of each worker.
@@ -59,11 +59,11 @@ class Link:
 
     Attributes:
         loop: The event loop, after `start`.
-        number: Of this worker, from 1.
+        number: Number of this worker, from 1.
         workers: How many there are.
-        states: What each worker that runs last said of itself, by number.
-        shared: Values that all workers share, and that outlive them.
-        answers: How questions of other workers are answered, by question.
+        states: The last published state of each running worker, by number.
+        shared: Values that all workers share. They outlive the workers.
+        answers: Functions that answer other workers, by question.
         on_states: Called after `states` has changed.
         on_shared: Called after another worker has shared a value.
     """
@@ -104,7 +104,7 @@ class Link:
         self._end.sendall(encode_message({"kind": "state", "value": value}))
 
     def set_state(self, **state: Any) -> None:
-        """Say something of this worker to all workers and the supervisor."""
+        """Publish the state of this worker to all workers and the supervisor."""
         self.states = {**self.states, self.number: state}
         send(self._writer, {"kind": "state", "value": state})
 
@@ -112,12 +112,12 @@ class Link:
         send(self._writer, {"kind": "counts", "value": counts})
 
     def share(self, key: str, value: Any) -> None:
-        """Give all workers a value, now and when they start."""
+        """Share a value with all workers, including those that start later."""
         self.shared[key] = value
         send(self._writer, {"kind": "share", "key": key, "value": value})
 
     async def ask(self, question: str, value: Any, timeout_seconds: float) -> list[Any]:
-        """The answers of all other workers, without those that end or do not answer in time.
+        """Ask all other workers. Leaves out those that end or do not answer in time.
 
         Raises:
             LinkClosedError: This worker is ending.
@@ -129,11 +129,11 @@ class Link:
 
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncIterator[None]:
-        """Hold a lock that at most one worker has. Raises LinkClosedError."""
+        """Hold a lock that only one worker can hold. Raises LinkClosedError."""
         request = asyncio.ensure_future(self._request(kind="lock", name=name))
         try:
             await asyncio.shield(request)
-        except asyncio.CancelledError:  # it is going to be granted, and must not be kept
+        except asyncio.CancelledError:  # the lock may still be granted; then release it
             request.add_done_callback(lambda _: self._unlock(name))
             raise
         try:
@@ -156,7 +156,7 @@ class Link:
         async for message in read_messages(reader):
             try:
                 self._receive(message)
-            except Exception:  # the next messages count all the more
+            except Exception:  # later messages must still be handled
                 logger.exception("message not understood kind=%s", message["kind"])
         if not self._closed:
             logger.error("supervisor ended, so this worker stops")

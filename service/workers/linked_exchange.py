@@ -1,4 +1,4 @@
-"""What workers tell each other: readiness, an operator's decisions, trials and counts."""
+"""Exchanges readiness, an operator's decisions, trials and counts between workers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -32,17 +32,17 @@ _Overrides = TypeAdapter(dict[str, dict[int, Override]])
 
 
 class LinkedTrials(TrialExchange):
-    """Lets one worker try a version, and tells the others how that ended."""
+    """Lets only one worker try a version, and sends the result to the others."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     @contextmanager
-    def turn(self, key: str) -> Iterator[None]:
+    def exclusive(self, key: str) -> Iterator[None]:
         lock = self._link.lock(f"{_TRIAL}{key}")
         try:
             asyncio.run_coroutine_threadsafe(lock.__aenter__(), self._link.loop).result()
-        except (LinkClosedError, CancelledError):  # the worker is ending, which stops its trials
+        except (LinkClosedError, CancelledError):  # the worker is stopping, and so are its trials
             yield
             return
         try:
@@ -78,12 +78,12 @@ class LinkedExchange(Exchange):
 
         link = self._link
         link.answers = {_ADOPT: adopt, COUNTS: count}
-        link.on_shared = lambda key, value: _learn(registry, key, value)
+        link.on_shared = lambda key, value: _adopt_trial(registry, key, value)
         link.on_states = self._announce_once
         registry.why_others_are_not_ready = self._why_others_are_not_ready
         await link.start()
         for key, value in link.shared.items():
-            _learn(registry, key, value)
+            _adopt_trial(registry, key, value)
         registry.set_overrides(_Overrides.validate_python(link.shared.get(_OVERRIDES, {})))
         self._tasks = [
             asyncio.create_task(self._publish_state(registry)),
@@ -107,18 +107,19 @@ class LinkedExchange(Exchange):
                 await self._link.ask(_ADOPT, overrides, ADOPT_TIMEOUT_SECONDS)
 
     async def counts_of_others(self) -> list[Counts]:
-        if self._counting is None or self._counting.done():  # else wait for the same answers
+        if self._counting is None or self._counting.done():  # otherwise, wait for the running query
             self._counting = asyncio.create_task(self._ask_counts())
         return await asyncio.shield(self._counting)
 
     async def _ask_counts(self) -> list[Counts]:
-        self._link.send_counts(self.read_counts())  # whoever reads them must not see fewer later
+        # The hub stores them first: if this worker ends now, counters must not fall.
+        self._link.send_counts(self.read_counts())
         with suppress(LinkClosedError):
             return await self._link.ask(COUNTS, None, COUNTS_TIMEOUT_SECONDS)
         return []
 
     async def _publish_counts(self) -> None:
-        """Tell the hub what this worker has counted, so that it is kept if the worker dies."""
+        """Send the counts of this worker to the hub, which keeps them if the worker dies."""
         while True:
             await asyncio.sleep(COUNTS_INTERVAL_SECONDS)
             self._link.send_counts(self.read_counts())
@@ -154,10 +155,10 @@ class LinkedExchange(Exchange):
             self.on_all_loaded()
 
 
-def _learn(registry: Registry, key: str, value: Any) -> None:
+def _adopt_trial(registry: Registry, key: str, value: Any) -> None:
     if registry.trials and key.startswith(_TRIAL):
         measurement = value["measurement"]
-        registry.trials.learn(
+        registry.trials.adopt_result(
             key.removeprefix(_TRIAL),
             TrialRecord.model_validate_json(value["record"]),
             Measurement.model_validate_json(measurement) if measurement else None,

@@ -27,13 +27,13 @@ def encode_message(message: Message) -> bytes:
 
 
 def send(writer: asyncio.StreamWriter, message: Message) -> None:
-    """Queue a message. It is dropped if the other end has gone, which its reader notices."""
+    """Queue a message. It is dropped if the other end is closed; the reader detects that."""
     if not writer.is_closing():
         writer.write(encode_message(message))
 
 
 async def read_messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
-    """The messages of the other end, until it has gone."""
+    """Yield the messages of the other end until it closes."""
     try:
         while line := await reader.readline():
             yield orjson.loads(line)

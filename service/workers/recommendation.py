@@ -1,4 +1,4 @@
-"""Whether more workers would serve a model faster, by what its warm-up measured."""
+"""Decides from measurements of the warm-up whether more workers would serve a model faster."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -9,8 +9,9 @@ REQUEST_SECONDS: Final = 1.5e-4
 MAX_PYTHON_SHARE: Final = 0.25
 """Share of a core that Python may take in one process.
 
-Python runs one thread at a time. Above this share, threads that have finished a run wait for their
-turn: at 0.4 (ResNet-20 on two cores), two processes carried 1.2 times what one carried.
+Python runs one thread at a time. Above this share, threads that have finished a run wait for the
+interpreter lock. At 0.4 (ResNet-20 on two cores), two processes had 1.2 times the throughput of
+one.
 """
 
 

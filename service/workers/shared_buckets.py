@@ -15,11 +15,11 @@ _FREE: Final = bytes(16)
 
 
 class SharedBuckets:
-    """The tokens of limits, by name. Create it before the workers are forked."""
+    """The tokens of each rate limit, by name. Create it before the workers are forked."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SLOTS * _SLOT.size)
-        # POSIX locks are of a process, and forks do not inherit them.
+        # POSIX locks belong to a process, so forks do not inherit them.
         self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115  as long as the service runs
 
     def close(self) -> None:

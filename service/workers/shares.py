@@ -1,4 +1,4 @@
-"""What each of several workers gets of the CPUs, the memory and the limits of the service."""
+"""Divides the CPUs, the memory and the limits of the service among its workers."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -20,13 +20,13 @@ DIVIDED_SETTINGS: Final = (
 
 @dataclass(frozen=True)
 class Share:
-    """The part of one worker. All workers have the same, so that a trial holds for all of them.
+    """The part of one worker. All parts are equal, so a trial is valid for all workers.
 
     Attributes:
         workers: How many there are.
-        all_cpus: Of all workers.
+        all_cpus: CPUs of all workers together.
         cpus: CPUs for runs of models and for decoding; at least 1.
-        memory_bytes: Of the machine or container; None if that is not known.
+        memory_bytes: Memory of the machine or container; None if unknown.
         settings: The settings, with its part of `DIVIDED_SETTINGS`.
     """
 

@@ -1,8 +1,7 @@
 """The supervisor: forks the workers, replaces those that end, and stops them at a signal.
 
-It has one thread (OpenBLAS ends its own before a fork), so that a fork copies no lock that another
-thread holds. Workers share the memory
-of everything that was imported before.
+It has one thread, so a fork cannot copy a lock that another thread holds (OpenBLAS ends its own
+threads before a fork). Workers share the memory of everything that was imported before.
 """
 
 import asyncio
@@ -21,9 +20,9 @@ from service.workers.hub import Hub
 from service.workers.link import Link
 
 MAX_START_CRASHES: Final = 5
-"""So many workers in a row that end before they are ready end the service."""
+"""If this many workers in a row end before they are ready, the service ends."""
 RESTART_PAUSE_SECONDS: Final = 0.5
-"""The pause before a restart is this, times the crashes in a row after the first one."""
+"""Pause before a restart, multiplied by the number of consecutive crashes after the first."""
 MAX_PAUSE_SECONDS: Final = 30.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 logger = logging.getLogger(__name__)
@@ -39,13 +38,13 @@ class WorkerStartError(Exception):
 
 @dataclass(eq=False)
 class Worker:
-    """A process.
+    """A worker process.
 
     Attributes:
         number: From 1.
         pid: Its process.
         end: The supervisor's end of its link.
-        serving: Passes its messages on, until it has ended.
+        serving: The task that passes its messages on until it has ended.
         ready: Whether it has loaded its models.
         is_broken: Whether a part of it has ended, so that it is replaced.
         failure: Why it cannot start.
@@ -70,8 +69,8 @@ class Supervisor:
         stop_listening: Called `drain_delay_seconds` after the workers are told to stop.
         forget_worker: Called with the number of a worker that has ended.
         retire_counts: See `Hub`.
-        drain_delay_seconds: How long the workers go on to accept connections.
-        stop_seconds: Workers that have not stopped this time after that are killed.
+        drain_delay_seconds: How long the workers continue to accept connections.
+        stop_seconds: Time after that until workers that still run are killed.
     """
 
     def __init__(
@@ -182,7 +181,9 @@ class Supervisor:
         if state.get("stopped") and not worker.is_broken:
             worker.is_broken = True
             parts = ", ".join(state["stopped"])
-            logger.error("worker stops, as a part of it has ended worker=%d part=%r", number, parts)
+            logger.error(
+                "worker stops, because a part of it has ended worker=%d part=%r", number, parts
+            )
             os.kill(worker.pid, signal.SIGTERM)
             self._loop.call_later(self._stop_seconds, self._kill, worker)
         if state.get("loaded") and not worker.ready:
@@ -192,7 +193,7 @@ class Supervisor:
             self._was_ready = self._was_ready or len(ready) == self._count
 
     def _reap(self) -> None:
-        """Notice which processes ended. As PID 1 of a container, they may be those of others."""
+        """Find the processes that ended. PID 1 of a container gets those of other parents too."""
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
@@ -218,7 +219,7 @@ class Supervisor:
         logger.error("worker ended worker=%d pid=%d reason=%r", worker.number, worker.pid, reason)
         if not worker.ready:
             self._crashes += 1
-            # Once the service was ready, it goes on as long as one worker serves.
+            # Once the service was ready, it continues while at least one worker serves.
             others_serve = self._was_ready and any(each.ready for each in self._workers.values())
             if self._crashes >= MAX_START_CRASHES and not others_serve:
                 text = f"{self._crashes} workers in a row ended before they were ready"
@@ -236,7 +237,7 @@ class Supervisor:
         self._stop(signal.SIGTERM)
 
     def _stop(self, number: int) -> None:
-        """Pass a signal on; the first one also ends the service."""
+        """Pass a signal on to the workers. The first one also starts the shutdown."""
         if self._signal is None:
             self._signal = number
             delay = self._drain_delay_seconds

@@ -116,7 +116,7 @@ def describe_accuracy(run: Run) -> str:
 
 
 def say_other_data(display: TrainingDisplay, version: Version, data: RunData) -> None:
-    """Say so if `data` differs from what the version was trained on."""
+    """Print a note if `data` differs from the training data of the version."""
     if not is_training_data(version, data):
         display.say(
             f"note: {data.images.name} is not exactly the data that {version} was trained on; all "

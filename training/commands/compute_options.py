@@ -1,4 +1,4 @@
-"""The options that say what a command computes with: device, threads and workers."""
+"""The options of the hardware that a command uses: device, threads and workers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from training.data.decode_workers import MAX_DECODE_THREADS
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes that decode images while the network trains, and threads that decode them "
-    "elsewhere. They do not change the result.  [default: the fastest number on this machine, "
+    help="Processes that decode images during training; in other commands, threads. The number "
+    "does not change the result.  [default: the fastest number on this machine, "
     f"measured in the first seconds of a training; elsewhere one per CPU, up to "
     f"{MAX_DECODE_THREADS}]",
 )
@@ -25,7 +25,7 @@ WORKERS = click.option(
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """What a command computes with: a device, CPU threads, and processes that decode images."""
+    """The hardware that a command uses: a device, CPU threads, and decoding processes."""
 
     device: str
     threads: int | None

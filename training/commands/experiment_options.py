@@ -43,7 +43,7 @@ EXPERIMENTS: Final = (
     "shortcuts",
     "gradients",
 )
-"""The experiments in the order in which they are best run."""
+"""The experiments in their recommended order."""
 
 
 class NumberList(click.ParamType[tuple[int, ...]]):

@@ -119,7 +119,7 @@ CHANGES = click.option(
     multiple=True,
     callback=check_changes_option,
     metavar="NAME=VALUE",
-    help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
+    help="Overrides a value of the recipe, like optimizer.learning_rate=0.05. Repeatable.",
 )
 PRECISION = click.option(
     "--precision",

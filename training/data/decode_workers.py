@@ -15,5 +15,5 @@ def usable_cpus() -> int:
 
 
 def decode_threads(workers: int | None) -> int:
-    """Threads that decode images where nothing else computes, for the value of `--workers`."""
+    """Number of decoding threads for a value of `--workers`, if nothing else computes."""
     return min(usable_cpus(), MAX_DECODE_THREADS) if workers is None else max(1, workers)

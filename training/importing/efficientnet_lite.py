@@ -21,7 +21,7 @@ class _Stage(NamedTuple):
     blocks: int
     kernel: int
     stride: int
-    """Of the first block."""
+    """Stride of the first block; the others have stride 1."""
     expansion: int
     channels: int
 

@@ -1,4 +1,4 @@
-"""Pretrained networks in packages of PyPI, for machines that reach nothing else (`--pretrained`).
+"""Reads pretrained networks from PyPI packages, for machines that reach only PyPI.
 
 Nothing of a package is imported or run: its file is read as tensors.
 """
@@ -50,8 +50,8 @@ def read_pretrained(options: InputOptions) -> ImportCandidate:
     """Read EfficientNet-Lite0 with the 1,000 labels of ImageNet.
 
     Raises:
-        ForeignModelError: The package is not installed, its file is another one than expected, or
-            the size is not a multiple of 32.
+        ForeignModelError: The package is not installed, its file is not the expected one, or the
+            size is not a multiple of 32.
     """
     path = find_weights()
     report = ImportReport(f"{EFFICIENTNET_LITE0} ({PACKAGE}, Apache-2.0)")

@@ -1,4 +1,4 @@
-"""What `--start` and `retrain` name: torchvision, a weights file, or a version of the store.
+"""Finds what `--start` and `retrain` name: torchvision, a weights file, or a version of the store.
 
 Nothing here imports torch, so that commands check these options before they load it.
 """

@@ -22,7 +22,7 @@ def start_shared_run(
     """Call `start_run` in the first process, and open the same run in the others.
 
     If torchrun has restarted its workers because one was lost, all processes reopen the run that
-    the launch had started. A machine that has joined later knows it from the others.
+    the launch had started. A machine that has joined later gets it from the others.
 
     Returns:
         The run, and its images if this process has listed them.
@@ -44,7 +44,7 @@ def start_shared_run(
 def _launcher() -> str:
     """Identify what started this process and outlives it; empty if it was started alone.
 
-    With torchrun, each machine has another one.
+    With torchrun, it differs between machines.
     """
     if launch := os.environ.get(LAUNCH_VARIABLE):
         return launch

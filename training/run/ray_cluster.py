@@ -1,4 +1,4 @@
-"""Starts the processes of a run on a Ray cluster, where torchrun would start them elsewhere."""
+"""Starts the processes of a run on a Ray cluster, as torchrun does elsewhere."""
 
 import os
 import secrets

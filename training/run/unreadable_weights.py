@@ -32,14 +32,12 @@ def describe_unreadable(path: Path, error: Exception) -> str:
         return f"{path} is empty; get the file again, or {_FORMS}"
     text = str(error)
     if blocked := re.search(r"unsupported GLOBAL (\S+)", text):
-        return (
-            f"{path} holds a call of {blocked[1]}, which no weights need. It was not run. {_ADVICE}"
-        )
+        return f"{path} calls {blocked[1]}, which weights never need. It was not run. {_ADVICE}"
     if (head.startswith(b"PK") and not zipfile.is_zipfile(path)) or "unexpected EOF" in text:
         return f"{path} is cut off or damaged; get the file again"
     if head.startswith((b"PK", b"\x80")):
         names = _describe_names(path)
-        return f"{path} is a pickle of another form than torch.save writes{names}. {_ADVICE}"
+        return f"{path} is a pickle that torch.save did not write{names}. {_ADVICE}"
     if path.suffix.lower() == ".safetensors":
         return f"{path} is not a safetensors file, or it is damaged: {_first_line(text)}; {_FORMS}"
     shown = head.decode("ascii", "backslashreplace").splitlines()[0]

@@ -27,7 +27,7 @@ DENSITY_FILE: Final = "density.npz"
 DENSITY_RECORD: Final = "density.json"
 DENSITY_CHECK: Final = "density_abstained"
 _LARGEST_VALUE: Final = 1e15
-"""Float32 holds the sum of the squares of so large logits or embeddings, and not of larger ones."""
+"""The squares of larger logits or embeddings could overflow float32 when they are added."""
 
 
 class FittedDensity(BaseModel):

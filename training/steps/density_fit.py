@@ -16,7 +16,7 @@ DENSITY_IMAGES: Final = 20_000
 MIN_IMAGES_PER_DIM: Final = 4
 """With fewer training images per dimension, the covariance overfits."""
 HIGHEST_CORRELATION: Final = 0.99
-"""Of distances and energy: without a limit, a perfect correlation leaves no deviation."""
+"""Limit of the correlation of distances and energy: at 1, no deviation would be left."""
 SHRINKAGE: Final = 1e-3
 """Share of the mean variance that is added to each direction, so that none has variance 0."""
 

@@ -147,6 +147,6 @@ def export_and_publish(
     require_passed(checks)
     if run.config.keep_report and report_to_publish(run) is None:
         limit = MAX_REPORT_BYTES // 2**20
-        display.say(f"the report to publish is over {limit} MiB, so the version does not hold it")
+        display.say(f"the report to publish is over {limit} MiB, so it is not published")
     display.announce("publish")
     return publish(run, data, store, promote=promote)

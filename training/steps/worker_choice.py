@@ -19,9 +19,9 @@ from training.steps.thread_choice import PROBE_IMAGES, StepTimer, doubled, faste
 
 WORKERS_FILE: Final = "workers.json"
 BATCHES: Final = 8
-"""Batches that are timed with each number of workers, with the start of the workers."""
+"""Number of timed batches per number of workers. The time includes the start of the workers."""
 MAX_BATCH_SECONDS: Final = 0.25
-"""Batches that take longer without workers are timed in part."""
+"""If a batch takes longer without workers, only a part of it is timed."""
 
 
 def choose_workers(run: Run, data: RunData, process: DistributedProcess) -> tuple[int, str | None]:
@@ -72,7 +72,7 @@ def time_workers(run: Run, data: RunData, process: DistributedProcess) -> dict[i
     time_batches(0, [order[:PROBE_IMAGES]])
     affordable = PROBE_IMAGES * MAX_BATCH_SECONDS / time_batches(0, [order[-PROBE_IMAGES:]])
     size = max(PROBE_IMAGES, min(int(affordable), run.config.recipe.batch_size))
-    # Other images for each number, so that none is in the file cache because it was timed before.
+    # Each number gets other images, which the file cache does not hold from an earlier timing.
     needed = size * BATCHES * len(counts)
     sample = order.repeat(-(-needed // len(order)))[:needed].reshape(len(counts), -1)
     shares = dict(zip(counts, sample, strict=True))

@@ -31,14 +31,14 @@ from service.protocols.open_inference.tensors import BYTES, InputTensor, malform
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 BINARY_SIZE: Final = "binary_data_size"
 MAX_REPEATED_BYTES: Final = 2000
-"""Longer JSON before binary tensors is parsed in each request."""
+"""JSON before binary tensors is cached after parsing, unless it is longer than this."""
 MAX_JSON_ITEMS: Final = 64 * 1024
 """Most items of the JSON beside long arrays; parsing more would block the event loop."""
 
 
 @dataclass(frozen=True)
 class _ParsedJson:
-    """The JSON of a request, with long arrays and strings by the names that stand for them."""
+    """The JSON of a request. Names replace long arrays and strings, which are kept apart."""
 
     document: InferBody
     arrays: Mapping[str, Any]
@@ -155,7 +155,7 @@ def _parse(text: bytes, max_images: int) -> _ParsedJson:
 
 
 _parse_again = lru_cache(maxsize=64)(_parse)
-"""For the JSON before binary tensors, which is the same in most requests of a program."""
+"""Parses JSON before binary tensors. It is cached: a program's requests usually repeat it."""
 
 
 def _take_raw(tensor: RequestInput, content: memoryview) -> memoryview | None:

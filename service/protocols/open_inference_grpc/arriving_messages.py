@@ -1,6 +1,6 @@
 """Bounds the memory and the time of messages that are still arriving.
 
-gRPC tells neither the length of a message nor how much of it has arrived. So each message that is
+gRPC reveals neither the length of a message nor how much of it has arrived. So each message that is
 being received takes one of a few places, as if it had the largest allowed size.
 """
 
@@ -23,8 +23,8 @@ GRACE_SECONDS: Final = 5.0
 class ArrivalPlaces:
     """Places for messages that are still arriving.
 
-    If all are taken, the message that has been arriving for the longest time is given up for the
-    one that waits. Otherwise a few clients that send slowly would keep all others out.
+    If all are taken, the message that has been arriving for the longest time is cancelled, and a
+    waiting one gets its place. Otherwise a few slow clients would keep all others out.
     """
 
     def __init__(

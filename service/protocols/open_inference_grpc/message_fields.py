@@ -11,9 +11,9 @@ from typing import Final
 from service.protocols.open_inference.tensors import malformed
 
 MAX_FIELDS: Final = 8192
-"""Most fields of a message beside its images, with those of the messages in it."""
+"""Most fields of a message besides its images, including those of nested messages."""
 MAX_PACKED_BYTES: Final = 64 * 1024
-"""Most bytes of packed numbers that are no pixels, of all fields together."""
+"""Most bytes of packed numbers that are not pixels, of all fields together."""
 MAX_PIXEL_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of pixels in `uint_contents`: parsed, they take about ten times as much."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
