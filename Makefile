@@ -45,6 +45,8 @@ CI_EXTRAS := service,grpc,heif,otel,pretrained,tune,training,test,tracking-test,
 IMAGE_EXTRAS := fetch gpu grpc heif otel signatures
 
 .DEFAULT_GOAL := help
+# So that CI ends with the line of the test runner.
+MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .PHONY: help serve train import test test-all test-containers helm browser lint reference docs \
   format bench bench-precision bench-training lock audit sbom fuzz chaos soak builtin clean

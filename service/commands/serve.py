@@ -66,7 +66,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     },
     epilog="Other commands: python -m service keys, bench, tune. Each has its own --help.",
 )
-@click.version_option(__version__, prog_name="Resident")
+@click.version_option(__version__, prog_name="resident")
 @click.pass_context
 def serve(context: click.Context, /, **options: Any) -> None:
     """Serve the models of a store over HTTP until SIGTERM or Ctrl-C.
