@@ -21,7 +21,6 @@ from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http import access_log
 from service.http.client_limits import ConnectionLimit
-from service.http.counted_protocol import count_connections
 from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.protocol import BoundedHttpProtocol, start_draining
@@ -263,9 +262,6 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
     tls_files = find_tls_files(settings)
     certificate = TlsCertificate(*tls_files) if tls_files else None
     app = create_app(settings, announce, worker)
-    protocol = connection_protocol(app, settings)
-    if worker.link:
-        protocol = count_connections(protocol, worker.count_connections)
     server = Server(
         uvicorn.Config(
             forward_clients(app, proxies, unix_socket=bool(settings.uds)),
@@ -277,7 +273,7 @@ def build_server(settings: Settings, worker: WorkerPart) -> Server:
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
-            http=protocol,
+            http=connection_protocol(app, settings, worker),
             ws="none",
         )
     )
@@ -302,7 +298,9 @@ def _exit(*_: Any) -> None:
     raise SystemExit(0)
 
 
-def connection_protocol(app: PredictEndpoint, settings: Settings) -> type[BoundedHttpProtocol]:
+def connection_protocol(
+    app: PredictEndpoint, settings: Settings, worker: WorkerPart
+) -> type[BoundedHttpProtocol]:
     """The class of the connections of an application."""
     most = settings.max_connections_per_client
     proxies = TrustedProxies(find_trusted_proxies(settings.trusted_proxies))
@@ -313,6 +311,10 @@ def connection_protocol(app: PredictEndpoint, settings: Settings) -> type[Bounde
 
         def answer_early(self, scope: Scope, direct: DirectTransport) -> bool:
             return app.early_rejection.answer(scope, direct)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            worker.count_connections(len(self.connections))
 
     return Protocol
 

@@ -26,7 +26,6 @@ _IMAGE: Final[dict[str, Any]] = {
     "description": "The encoded image",
     "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
 }
-_FIRST: Final[dict[str, Any]] = {"example": 0}
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'",
     "Cache-Control": "private, max-age=3600",

@@ -16,8 +16,6 @@ from service.settings import Settings
 
 MAX_NAMES: Final = 1000
 """Header values that are remembered."""
-
-
 _HOST_AND_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:\[]*)(?::[0-9]*)?")
 
 

@@ -3,10 +3,8 @@
 from typing import Final
 
 SECURITY_HEADERS: Final = [
-    (
-        "X-Content-Type-Options",
-        "nosniff",
-    ),  # browsers do not guess another type, such as a script
+    # Browsers do not guess another type, such as a script.
+    ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),

@@ -62,10 +62,11 @@ class WorkerMeasurement:
     p99_ms: float
 
     def __str__(self) -> str:
+        noun = "worker" if self.workers == 1 else "workers"
         return (
-            f"{self.workers} workers: {self.images_per_second:,.1f} images/s over HTTP, "
+            f"{self.workers} {noun}: {self.images_per_second:,.1f} images/s over HTTP, "
             f"p50 {self.p50_ms:.2f} ms, p99 {self.p99_ms:.2f} ms"
-        ).replace("1 workers", "1 worker")
+        )
 
 
 def list_worker_counts(cpus: int) -> list[int]:

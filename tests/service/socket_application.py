@@ -15,6 +15,7 @@ from service.app import create_app
 from service.server import connection_protocol
 from service.settings import Settings
 from service.versions.registry import Registry
+from service.workers.link import WorkerPart
 
 
 class InProcess(uvicorn.Server):
@@ -34,7 +35,7 @@ async def listening(
     chosen = Settings(store=root, **{**models, **settings})
     app = create_app(chosen, loaded.set_result)
     own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}
-    protocol = connection_protocol(app, chosen)
+    protocol = connection_protocol(app, chosen, WorkerPart())
     server = InProcess(uvicorn.Config(app, port=0, http=protocol, **own))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve())
     try:

@@ -70,6 +70,15 @@ def test_fewest_workers_with_nearly_the_best_throughput_are_chosen() -> None:
     assert list_worker_counts(1) == [1]
 
 
+def test_one_worker_is_singular() -> None:
+    first_words = [str(WorkerMeasurement(workers, 1.0, 1.0, 2.0)) for workers in (1, 2, 11)]
+    assert [text.partition(":")[0] for text in first_words] == [
+        "1 worker",
+        "2 workers",
+        "11 workers",
+    ]
+
+
 def test_a_choice_that_means_little_is_not_stored(store: ModelStore, tmp_path: Path) -> None:
     """Two measurements on a real machine are never equal."""
     publish(store)
