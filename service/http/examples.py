@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends
 from fastapi import Path as PathParam
 from pydantic import BaseModel, Field
-from starlette.requests import Request
 from starlette.responses import Response
 
 from model_store.errors import ModelStoreError
@@ -55,14 +54,10 @@ def build_example_router(registry: Registry, keys: ApiKeys) -> APIRouter:
     They need a key with the scope `predict` where predictions do: the images may come from the
     validation split.
     """
-
-    async def authorise(request: Request) -> None:
-        keys.check(request.headers.get("authorization"), "predict")
-
     router = APIRouter(
         prefix="/v1/models/{model}/versions/{version}/examples",
         tags=["models"],
-        dependencies=[Depends(authorise)],
+        dependencies=[Depends(keys.require("predict"))],
     )
 
     @router.get(
