@@ -34,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail if a test wrote into the checkout, where other tests and people find its file."""
+    """Fail if a test left a file in the checkout."""
     left = files_of_checkout() - session.config.stash[FILES_BEFORE]
     if left and not is_xdist_worker(session):
         message = f"ERROR: tests wrote into the checkout instead of tmp_path: {sorted(left)}"

@@ -37,7 +37,7 @@ class S3Server:
         return name
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, whatever a model store thinks of it."""
+        """Write an object without the checks of a model store."""
         self._files().pipe_file(path, data)
 
     def get(self, path: str) -> bytes:

@@ -10,14 +10,14 @@ EXTRAS = sorted(path.stem for path in (REPOSITORY / "requirements/extras").glob(
 
 
 def digest_of_the_base(project: Project) -> str:
-    """NAME@sha256:… of the base image that is here."""
+    """NAME@sha256:… of the local base image."""
     (image,) = json.loads(project.docker("image", "inspect", BASE_IMAGE))
     (digest, *_) = image["RepoDigests"]
     return str(digest)
 
 
 def test_an_image_with_all_extras_on_a_pinned_base(make_project: MakeProject) -> None:
-    """It serves gRPC, which the image without extras rejects, and has what each extra needs."""
+    """The image serves gRPC and has the packages of each extra. Without extras, gRPC fails."""
     project = make_project(SERVICE_BUILTIN="true")
     tag = f"resident-test-{secrets.token_hex(4)}"
     arguments = {"BASE_IMAGE": digest_of_the_base(project), "EXTRAS": " ".join(EXTRAS)}

@@ -86,7 +86,7 @@ def wait_for(client: httpx.Client, project: Project, name: str, probe: Mapping[s
 
 
 def end_under_load(project: Project, name: str, port: int, *, key: str = "") -> None:
-    """SIGTERM, as Kubernetes sends it while requests still arrive: none is lost, exit code 0."""
+    """Send SIGTERM while requests arrive, as Kubernetes does. None is lost; exit code 0."""
     with Clients(project.address(name, port), key=key) as clients:
         clients.wait_for(50)
         project.docker("kill", "--signal", "TERM", name)
@@ -109,7 +109,7 @@ def engine(docker: str) -> Iterator[Project]:
     ids=["directory", "link"],
 )
 def test_kserve_runs_the_image(link: bool, user: int, engine: Project, tmp_path: Path) -> None:
-    """With the runtime's arguments, a read-only /mnt/models or a link there, probes and SIGTERM."""
+    """Arguments, probes and SIGTERM as in the runtime; /mnt/models is read-only or a link."""
     (container,) = read(RUNTIME)[0]["spec"]["containers"]
     if link:
         (tmp_path / "models").symlink_to("/proc/self/root/version")
@@ -129,7 +129,7 @@ def test_kserve_runs_the_image(link: bool, user: int, engine: Project, tmp_path:
 
 @pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` brings it")
 def test_the_chart_runs_the_image(engine: Project, tmp_path: Path) -> None:
-    """With the secret of the keys as Kubernetes mounts it, and an empty volume as the store."""
+    """The keys are a secret as Kubernetes mounts it, and the store is an empty volume."""
     manifests = render("keys: {existingSecret: resident-keys}")
     spec = manifests["Deployment"]["spec"]["template"]["spec"]
     security = spec["securityContext"]
@@ -147,7 +147,7 @@ def test_the_chart_runs_the_image(engine: Project, tmp_path: Path) -> None:
 
 
 def mounted_secret(folder: Path, group: int) -> Path:
-    """A directory as a kubelet writes it: keys.json -> ..data/keys.json, ..data -> a directory."""
+    """Write a secret as a kubelet does: keys.json -> ..data/keys.json, ..data -> a directory."""
     content = folder / "..2026"
     content.mkdir()
     file = content / "keys.json"

@@ -1,4 +1,5 @@
-"""What strangers and publishers send, as functions of bytes. Each raises only on a fault of ours.
+"""Fuzz targets: functions of bytes that parse what clients and publishers send. They raise only on
+a bug.
 
 `make fuzz` looks for such bytes. `test_fuzz_cases.py` runs the functions on those found before.
 """

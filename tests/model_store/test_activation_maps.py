@@ -74,7 +74,7 @@ def photograph(box: Box, orientation: int) -> bytes:
 
 
 def open_overlay(data: bytes) -> Image.Image:
-    """Pillow checks the checksums of the PNG only when it is asked to."""
+    """Open a PNG, and verify its checksums, which Pillow does only in `verify`."""
     Image.open(io.BytesIO(data)).verify()
     return Image.open(io.BytesIO(data)).convert("RGBA")
 

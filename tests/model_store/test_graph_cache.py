@@ -387,7 +387,7 @@ def test_concurrent_processes_leave_one_entry(model: Path, tmp_path: Path) -> No
 def test_two_processes_that_build_an_entry_map_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that ends later uses the entry of the other, so that they share its memory."""
+    """The slower process uses the entry of the faster one, so that they share its memory."""
     path = BUILTIN_ROOT / BUILTIN_DEFAULT_MODEL / "1/model.onnx"
     check = graph_cache._check_identical
     options = SessionOptions(graphs=GraphCache(tmp_path / "cache", PLENTY))

@@ -72,6 +72,6 @@ def test_orientation_is_the_same_without_pixels(png: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["eXIf", "none"])
 def test_size_of_a_png_is_found_without_decoding(kind: str) -> None:
-    """Its pixels would take memory that only a decoder process may take."""
+    """Decoding the pixels would need memory that only decoder processes may use."""
     png = damage_pixels(encode(turned=kind == "eXIf"))
     assert upright_size(png) == ((20, 40) if kind == "eXIf" else (40, 20))

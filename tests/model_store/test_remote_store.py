@@ -55,7 +55,7 @@ def url(s3: S3Server) -> str:
 def at(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RemoteModelStore]:
-    """Opens the store on another machine: with a cache of its own."""
+    """Opens the store as another machine would: with its own cache directory."""
     monkeypatch.setattr(remote_store, "LISTING_SECONDS", 0.0)
 
     def open_on(machine: str, **options: object) -> RemoteModelStore:
@@ -72,8 +72,8 @@ def remote(at: Callable[..., RemoteModelStore]) -> RemoteModelStore:
 At = Callable[..., RemoteModelStore]
 
 
-def test_what_one_machine_publishes_another_opens(remote: RemoteModelStore, at: At) -> None:
-    """Verified, with the same bytes, under the next number."""
+def test_a_version_from_one_machine_opens_on_another(remote: RemoteModelStore, at: At) -> None:
+    """It is verified and has the same bytes. The next publication gets the next number."""
     assert [publish_plain(remote), publish_plain(remote, max_batch_size=4)] == [1, 2]
     other = at("there")
     assert {name: each.versions for name, each in other.contents().items()} == {"m": (1, 2)}
@@ -120,7 +120,7 @@ def test_racing_publishers_get_different_numbers(at: At) -> None:
         other.open("m", number).close()
 
 
-def test_racing_moves_of_an_alias_all_count(at: At) -> None:
+def test_concurrent_moves_of_an_alias_are_all_kept(at: At) -> None:
     stores = [at(f"machine{number}") for number in range(RACERS)]
     for _ in stores:
         publish_plain(stores[0])
@@ -134,7 +134,7 @@ def test_racing_moves_of_an_alias_all_count(at: At) -> None:
 def test_a_publisher_that_dies_leaves_no_version(
     remote: RemoteModelStore, at: At, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    """After the claim, one of two files, both, or before all. Its number is never used again."""
+    """It may die before or after the claim or any file. Its number is never used again."""
     publish_plain(remote)
     left = writes
 
@@ -186,8 +186,10 @@ def test_prune_deletes_what_no_alias_needs(remote: RemoteModelStore, at: At) -> 
 
 
 @pytest.mark.slow
-def test_an_outage_is_an_error_and_ends(s3: S3Server, remote: RemoteModelStore, at: At) -> None:
-    """While listing, opening, publishing and moving; an opened version keeps working."""
+def test_calls_fail_during_an_outage_and_work_after_it(
+    s3: S3Server, remote: RemoteModelStore, at: At
+) -> None:
+    """Listing, opening, publishing and moving fail. An opened version keeps working."""
     publish_plain(remote)
     remote.promote("m", 1)
     opened = remote.open("m", 1)
@@ -253,10 +255,10 @@ def test_an_altered_object_is_never_opened_and_a_repaired_one_is(
     other.open("m", 1).close()
 
 
-def test_what_is_refused_anyway_is_not_downloaded(
+def test_refused_versions_are_not_downloaded(
     s3: S3Server, url: str, remote: RemoteModelStore, at: At, tmp_path: Path
 ) -> None:
-    """Another size than the sealed one, another model's manifest, or no signature."""
+    """The size differs from the sealed one, the manifest is another model's, or is unsigned."""
     publish_plain(remote)
     base = url.removeprefix("s3://")
     s3.put(f"{base}/n/1/manifest.json", s3.get(f"{base}/m/1/manifest.json"))
@@ -275,7 +277,7 @@ def test_what_is_refused_anyway_is_not_downloaded(
     assert not [each for each in downloads if "/n/" in each or each.endswith("model.onnx")]
 
 
-def test_a_manifest_over_the_limit_is_no_outage(
+def test_a_manifest_over_the_limit_is_not_an_outage(
     s3: S3Server, url: str, remote: RemoteModelStore, at: At
 ) -> None:
     """A service does not read it again and again."""
@@ -285,7 +287,7 @@ def test_a_manifest_over_the_limit_is_no_outage(
         at("there").open("m", 1)
 
 
-def test_a_missing_object_is_no_deleted_version(remote: RemoteModelStore, at: At) -> None:
+def test_a_missing_object_is_not_a_deleted_version(remote: RemoteModelStore, at: At) -> None:
     publish_plain(remote)
     remote._storage.delete("m/1/model.onnx")
     with pytest.raises(FileMissingError):

@@ -160,7 +160,7 @@ def other_kind() -> bytes:
     "content", [b"", b"no key", encrypted_key(), other_kind(), b"x" * 65537, None]
 )
 def test_unusable_key_file(tmp_path: Path, content: bytes | None) -> None:
-    """Read as a private and as a public key; `None` means that there is no file."""
+    """Each file is read as a private and as a public key. `None` stands for a missing file."""
     path = tmp_path / "key.pem"
     if content is not None:
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a text in Prometheus' format says."""
+"""Reads texts in Prometheus' format."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A version with a training report, which tries what a page must not be able to do."""
+"""A version whose training report tries what the sandbox must prevent."""
 
 from colour_model import publish
 

@@ -1,4 +1,4 @@
-"""End a thread of this process from outside, as a fault inside it would."""
+"""End a thread of this process, as a fault inside it would."""
 
 import ctypes
 import threading

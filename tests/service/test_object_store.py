@@ -20,7 +20,7 @@ def s3() -> Iterator[S3Server]:
 
 
 def test_a_service_follows_a_store_in_s3_through_an_outage(s3: S3Server, tmp_path: Path) -> None:
-    """A promotion is noticed, an outage loses no answer, and what was published then is served."""
+    """A promotion takes effect, requests succeed during an outage, and later versions serve."""
     url = f"s3://{s3.new_bucket()}/models"
     store = RemoteModelStore(url, tmp_path / "publisher", None)
     publish(store)
@@ -47,7 +47,7 @@ def test_a_service_follows_a_store_in_s3_through_an_outage(s3: S3Server, tmp_pat
 
 
 def test_details_of_a_version_fetch_no_model(s3: S3Server, tmp_path: Path) -> None:
-    """Anyone may ask for them. Only the version that serves is fetched whole."""
+    """Clients need no key for them. Only the version that serves is downloaded completely."""
     url = f"s3://{s3.new_bucket()}/models"
     store = RemoteModelStore(url, tmp_path / "publisher", None)
     for _ in range(2):

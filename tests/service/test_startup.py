@@ -428,7 +428,7 @@ def test_ctrl_c_ends_without_a_traceback(colour_store: ModelStore) -> None:
 def test_public_address_without_keys_says_how_to_require_one(
     colour_store: ModelStore, tmp_path: Path, host: str, with_key: bool, is_open: bool
 ) -> None:
-    """As a command that can be pasted."""
+    """The lines contain a command that can be pasted."""
     keys = tmp_path / "keys.json"
     add_key(keys, "app", ["predict" if with_key else "metrics"])
     arguments = ("--store", colour_store.root, "--no-builtin", "--host", host, "--keys", keys)

@@ -48,7 +48,7 @@ def connect(server: ServerProcess, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def test_predictions_over_https(server: ServerProcess, files: tuple[Path, Path]) -> None:
-    """Many requests on one connection, small and large; plain HTTP is not answered."""
+    """Sends small and large requests on one connection. Plain HTTP gets no answer."""
     assert server.address.startswith("https://127.0.0.1:")
     large = RED + bytes(3_000_000)
     with httpx.Client(verify=trusting(files), base_url=server.address, trust_env=False) as client:
@@ -86,7 +86,7 @@ def test_only_tls_1_2_and_newer(server: ServerProcess, files: tuple[Path, Path])
 def test_connection_ends_without_losing_a_response(
     server: ServerProcess, files: tuple[Path, Path], request_bytes: bytes, statuses: list[int]
 ) -> None:
-    """TLS cannot close only one direction, as the service does over plain TCP."""
+    """Over TLS, the service cannot close only its own direction."""
     with connect(server, trusting(files)) as connection:
         connection.sendall(request_bytes)
         received = b""
@@ -119,7 +119,7 @@ def test_grpc_uses_the_same_certificate(server: ServerProcess, files: tuple[Path
 
 
 def served_certificate(context: ssl.SSLContext) -> bytes:
-    """What a client of this context gets."""
+    """The certificate that a client gets from a server with this context."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     own.check_hostname, own.verify_mode = False, ssl.CERT_NONE

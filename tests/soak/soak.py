@@ -26,7 +26,7 @@ SAMPLE_SECONDS = 5.0
 STORM_REQUESTS = 40
 PAUSE_SECONDS = 0.2
 MAX_GROWTH = {"memory_mib": 0.05, "descriptors": 0.5, "threads": 0.2}
-"""Most growth by the trend, after the first third. Descriptors vary with the open connections."""
+"""Largest allowed growth of the trend after the first third. Descriptors vary with connections."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ async def measure(server: ServerProcess, minutes: float) -> list[Sample]:
                 )
             )
             if loading.done():
-                loading.result()  # raises what a client has found
+                loading.result()  # raises the failures of clients
     stop.set()
     await loading
     return samples

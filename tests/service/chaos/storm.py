@@ -1,4 +1,4 @@
-"""Mixed load of clients that behave well and badly. Each answer is held to its own image."""
+"""Mixed load of clients that behave well and badly. Each answer must match its image."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ CLIENTS: Final = 16
 PIPELINED: Final = 5
 IMAGES: Final = {name: plain(name) for name in COLOURS}
 BUSY: Final = {429, 503, 504}
-"""The answers of a service that has too much to do."""
+"""Statuses of an overloaded service."""
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Client:
         self._answers["good"] += 1
 
     async def expect(self, name: str) -> None:
-        """The next answer is that of an image, or the server is busy."""
+        """Check that the next answer is that of this image, or that the server is busy."""
         status, body = await self.answer()
         if status == 200:
             results = httpx.Response(200, content=body).json()["results"]
@@ -166,7 +166,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a process holds, from /proc."""
+    """Memory, descriptors and threads of a process, from /proc."""
 
     memory_kib: int
     descriptors: int

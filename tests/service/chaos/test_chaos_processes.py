@@ -1,4 +1,4 @@
-"""Processes that are killed or told to end while they have much to do."""
+"""Processes that are killed or stopped under load."""
 
 import asyncio
 import os
@@ -82,7 +82,7 @@ def test_killed_service_leaves_nothing_and_its_successor_serves(
 
 @pytest.mark.parametrize("drain_seconds", [0, 1])
 def test_sigterm_under_load_loses_no_request(colour_store: ModelStore, drain_seconds: int) -> None:
-    """Each client counts what it sent on a connection that was served before, and its answers.
+    """Each client compares the number of requests on an open connection with its answers.
 
     Every request gets its answer until one has `Connection: close`. Of requests that were pipelined
     behind such an answer the client knows that they were not run (RFC 9112, section 9.6).

@@ -11,7 +11,7 @@ from storm import IMAGES, REQUESTS, Resources, Storm
 from model_store.store import ModelStore
 
 MEMORY_KIB: Final = 40_000
-"""How much a process may grow after its caches and pools are filled: less than a tenth of it."""
+"""How much a process may grow after its caches and pools are filled: less than 10 %."""
 THREADS: Final = 4
 
 

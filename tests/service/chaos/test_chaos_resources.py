@@ -58,7 +58,7 @@ def predicts(server: ServerProcess) -> list[str]:
 
 
 def test_publisher_on_a_full_disk_leaves_the_store_as_it_was(disk: Path) -> None:
-    """At any number of bytes that are left; once there is space, publishing works."""
+    """Publishing fails for each number of free bytes, and works once there is space."""
     store = make_store(disk / "store")
     store.promote(MODEL, publish(store))
     for keep in (0, 1000, 4096, 8192, 12_288, 16_384):
@@ -77,7 +77,7 @@ def test_publisher_on_a_full_disk_leaves_the_store_as_it_was(disk: Path) -> None
 
 
 def test_service_with_a_full_disk_answers(colour_store: ModelStore, disk: Path) -> None:
-    """Neither its cache, its log, the last use of keys nor temporary files can be written."""
+    """It cannot write its cache, its log, the last use of keys or temporary files."""
     log, keys = disk / "service.log", disk / "keys.json"
     secret = add_key(keys, "app", ["predict"])
     fill(disk)
@@ -124,7 +124,7 @@ def status_of(client: httpx.Client) -> int:
 
 
 def test_store_that_goes_away_and_returns(tmp_path: Path) -> None:
-    """The loaded version serves meanwhile; what was promoted before the return is served after."""
+    """The loaded version keeps serving. A promotion during the outage takes effect after it."""
     store = make_store(tmp_path / "store")
     store.promote(MODEL, publish(store))
     flags = ("--store", store.root, "--no-builtin", "--store-poll-seconds", 0.05)
@@ -164,7 +164,7 @@ async def test_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_descriptors_left(colour_store: ModelStore) -> None:
-    """Clients that take all of them keep others waiting; once they leave, all is as before."""
+    """Clients that use all descriptors block others. After they disconnect, others are served."""
     with running("--store", colour_store.root, "--no-builtin") as server:
         server.announced()
         pid = server.process.pid

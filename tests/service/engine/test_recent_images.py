@@ -1,4 +1,4 @@
-"""What a version said about its newest images, and what its queue and instances do now."""
+"""Statistics of a version's newest images, its queue and its instances."""
 
 import time
 
@@ -24,7 +24,7 @@ PIXELS = np.array([*COLOURS.values(), (255, 110, 0), (10, 10, 10)], np.float32)
 
 
 def test_drift_is_the_mean_of_both_distances() -> None:
-    """In standard deviations of the images that the density was fitted on."""
+    """The unit is the standard deviation of the images that the density was fitted on."""
     scores = PIXELS @ WEIGHTS
     recent = RecentImages()
     rows = classify(scores, Outputs(embedding="embedding"), Calibration(), PIXELS, DENSITY)

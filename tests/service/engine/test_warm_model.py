@@ -1,4 +1,4 @@
-"""What a trial or an earlier start has measured is used only where it holds."""
+"""Measurements of a trial or an earlier start are reused only if they are still valid."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def new_options(cache: MeasurementCache, **session: Any) -> EngineOptions:
     return EngineOptions(SessionOptions(**session), max_batch_size=8, measurements=cache)
 
 
-def test_next_start_takes_over_what_was_measured(store: ModelStore, tmp_path: Path) -> None:
+def test_next_start_reuses_measurements(store: ModelStore, tmp_path: Path) -> None:
     """The golden images are decoded again, and the logits are compared again."""
     publish(store)
     cache = MeasurementCache(tmp_path / "cache")
@@ -65,7 +65,7 @@ def test_next_start_takes_over_what_was_measured(store: ModelStore, tmp_path: Pa
 
 
 def test_wall_clock_times_are_not_kept(store: ModelStore, tmp_path: Path) -> None:
-    """Another process may have disturbed them."""
+    """Other processes may have slowed the runs down."""
     publish(store)
     cache = MeasurementCache(tmp_path / "cache")
     with store.open(MODEL, 1) as version:
@@ -81,7 +81,7 @@ def test_wall_clock_times_are_not_kept(store: ModelStore, tmp_path: Path) -> Non
 def test_useless_measurement_is_replaced(
     store: ModelStore, tmp_path: Path, content: bytes | str
 ) -> None:
-    """It is damaged, or says what the version does not have."""
+    """The file is damaged, or names a variant or size that the version does not have."""
     publish(store)
     cache = MeasurementCache(tmp_path / "cache")
     changes = {"another precision": {"precision": "int8"}, "no times": {"seconds": {}}}

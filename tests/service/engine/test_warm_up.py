@@ -97,7 +97,7 @@ def test_one_slow_run_decides_nothing(slow: int) -> None:
     ids=["wall-clock time", "CPU time"],
 )
 def test_noise_costs_little_throughput(slower: float, rounds: int, worse_choices: int) -> None:
-    """Although half of the runs take up to so much longer. Fewer rounds lose more."""
+    """Half of the runs take up to `slower` times as long. Fewer rounds lose more."""
     sizes = [2**power for power in range(7)]
     true = seconds_per_image({size: 0.002 + 0.001 * size for size in sizes})
     lost = []

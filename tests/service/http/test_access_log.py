@@ -266,7 +266,7 @@ def test_json_log_of_a_server(colour_store: ModelStore) -> None:
 def test_requests_above_a_rate_are_left_out_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Per second; the number follows with the first request of a later second."""
+    """The limit is per second. A later second logs how many requests were left out."""
     limit = LogRateLimit(2)
     assert [limit.allows(1) for _ in range(5)] == [True, True, False, False, False]
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""Limits of one client address, behind trusted proxies and without."""
+"""Limits of one client address, with and without trusted proxies."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ RED = plain("red")
 
 @pytest.fixture(scope="module")
 def server(colour_store: ModelStore) -> Iterator[ServerProcess]:
-    """Loopback clients are no trusted proxies, and may open three connections."""
+    """A server that trusts no proxy, and allows three connections per client."""
     limits = ("--max-connections-per-client", 3, "--trusted-proxies", "")
     with running("--store", colour_store.root, "--no-builtin", *limits) as server:
         yield server.announced()
@@ -52,7 +52,7 @@ def test_connections_of_a_client_are_limited(server: ServerProcess) -> None:
 
 @pytest.mark.anyio
 async def test_requests_of_a_client_are_limited(colour_store: ModelStore) -> None:
-    """Also those to other routes and protocols; another client is served."""
+    """Requests to all routes and protocols count. Other clients are served."""
     limit = {"client_requests_per_second": 0.01}
     async with started(colour_store.root, **limit) as application:
         client = application.client
@@ -72,7 +72,7 @@ async def test_requests_of_a_client_are_limited(colour_store: ModelStore) -> Non
 def test_client_behind_a_proxy_has_the_address_that_the_proxy_added(
     colour_store: ModelStore,
 ) -> None:
-    """What the client itself sends in X-Forwarded-For neither helps it nor harms another one."""
+    """Addresses that the client itself puts into X-Forwarded-For have no effect."""
     limit = ("--client-requests-per-second", 0.01)
     with running("--store", colour_store.root, "--no-builtin", *limit) as server:
         client = server.announced().client()
@@ -122,7 +122,7 @@ def test_trusted_proxies(
 
 
 def test_number_of_clients_is_bounded() -> None:
-    """Clients that keep to their limit are forgotten first; one beyond it stays refused."""
+    """Clients below their limit are forgotten first. A client above it stays refused."""
     limits = ClientRateLimits(0.001)
     limits.check("192.0.2.1")
     for number in range(MAX_CLIENTS // 4):

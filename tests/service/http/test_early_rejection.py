@@ -26,7 +26,7 @@ CHUNKED = request_head(Transfer_Encoding="chunked") + b"%x\r\n%b\r\n0\r\n\r\n" %
 
 
 class OneSecond(LogRateLimit):
-    """The second of the test never ends."""
+    """A limit for which the current second never ends."""
 
     def __init__(self, records_per_second: int) -> None:
         super().__init__(records_per_second)
@@ -86,7 +86,7 @@ def fields(head: bytes) -> dict[str, str]:
 async def test_response_is_that_of_a_request_with_a_task(
     colour_store: ModelStore, tasks: list[str]
 ) -> None:
-    """Only what differs between any two requests differs. Both are counted."""
+    """Both responses are equal except for date, timing and request id. Both are counted."""
     async with full_queue(colour_store.root) as (application, port):
         reader, writer = await connect(port)
         writer.write(PLAIN)
@@ -166,7 +166,7 @@ async def test_body_that_comes_later_is_dropped(colour_store: ModelStore, tasks:
 async def test_other_errors_come_first(
     colour_store: ModelStore, tasks: list[str], head: bytes, status: int
 ) -> None:
-    """A request that is wrong is told what is wrong, although the queue is full."""
+    """An invalid request gets its own error, although the queue is full."""
     async with full_queue(colour_store.root) as (_, port):
         reader, writer = await connect(port)
         writer.write(head + RED)
@@ -214,7 +214,7 @@ async def test_other_refusals_come_first(colour_store: ModelStore) -> None:
 
 
 async def test_page_of_another_host_can_read_the_rejection(colour_store: ModelStore) -> None:
-    """It has the header of CORS."""
+    """The rejection has the CORS header."""
     origin = "https://example.org"
     async with full_queue(colour_store.root, cors_origins=origin) as (_, port):
         reader, writer = await connect(port)

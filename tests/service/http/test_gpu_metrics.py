@@ -1,4 +1,4 @@
-"""The memory of GPUs, by NVIDIA's library: of every GPU that the driver knows, else of none."""
+"""Metrics of GPU memory: one per GPU that the driver knows, none without a driver."""
 
 from pathlib import Path
 

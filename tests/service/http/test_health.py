@@ -45,7 +45,7 @@ def stop_watchdog(loaded: LoadedVersion) -> None:
 async def test_a_thread_that_has_ended_makes_the_process_neither_live_nor_ready(
     colour_store: ModelStore, stop: Callable[[LoadedVersion], None]
 ) -> None:
-    """Every protocol says so, and the metrics too."""
+    """Every protocol and the metrics report it."""
     async with started(colour_store.root, torchserve_api=True) as application:
         assert await health(application) == (200, 200, "")
         loaded = application.served()
@@ -75,7 +75,7 @@ async def test_a_service_that_no_longer_follows_its_store_is_not_live(
 
 
 async def test_a_service_that_stops_is_live_and_not_ready(colour_store: ModelStore) -> None:
-    """Otherwise its supervisor would kill it while it finishes what it has accepted."""
+    """Otherwise an orchestrator would kill it before it has finished its open requests."""
     async with started(colour_store.root) as application:
         application.app.stop()
         assert (await health(application))[:2] == (200, 503)
@@ -94,8 +94,8 @@ async def test_a_model_without_a_version_makes_the_replica_unready(tmp_path: Pat
         assert (await health(application))[:2] == (200, 200)
 
 
-def test_a_store_that_vanishes_is_a_reason_but_no_failure(tmp_path: Path) -> None:
-    """What is loaded serves on. At the start there is nothing to serve."""
+def test_a_vanished_store_is_reported_and_loaded_versions_serve(tmp_path: Path) -> None:
+    """Loaded versions keep serving. A service that starts without a store serves nothing."""
     store = make_store(tmp_path / "store")
     publish(store)
     hidden = tmp_path / "hidden"

@@ -34,7 +34,7 @@ def test_names_of_this_machine_are_allowed(client: httpx.Client, host: str) -> N
      "[::1].evil.example", "[::2]", "169.254.169.254", "[", "x" * 5000],
 )  # fmt: skip
 def test_name_of_a_rebound_page_is_misdirected(client: httpx.Client, host: str) -> None:
-    """For every route, also those of other protocols, which have their own errors."""
+    """Every route answers 421; other protocols use their own error format."""
     headers = {"Host": host, "Origin": f"http://{host}"}
     for method, path in (("GET", "/"), ("GET", "/health/live"), ("POST", "/v1/predict")):
         response = client.request(method, path, headers=headers)
@@ -94,7 +94,7 @@ def test_only_some_values_are_remembered() -> None:
 
 
 @pytest.mark.parametrize("text", ["http://a", "a:80", "a b", "*.example", "-a", "a,,b"])
-def test_text_that_is_no_name_is_rejected(text: str) -> None:
+def test_invalid_host_names_are_rejected(text: str) -> None:
     with pytest.raises(ValidationError):
         Settings(allowed_hosts=text)
 

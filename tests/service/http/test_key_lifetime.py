@@ -47,7 +47,7 @@ def bearer(secret: str) -> str:
 
 
 def test_key_ends_at_its_expiry_and_opens_nothing(path: Path, clock: Clock) -> None:
-    """The only key for predictions still protects them once it has expired."""
+    """After the only key has expired, predictions still need a key."""
     secret = add_key(path, "app", ["predict", "metrics"], expires_in=DAY)
     keys = ApiKeys(path)
     clock.ahead = DAY.total_seconds() - 60
@@ -112,7 +112,7 @@ def test_limit_of_a_key_is_its_own(path: Path, clock: Clock) -> None:
     assert (caught.value.code, caught.value.headers) == ("rate_limited", {"Retry-After": "1"})
     rotated = rotate_key(path, "batch", overlap=DAY)
     add_key(path, "other", ["predict"])
-    with pytest.raises(OverloadedError):  # neither another secret nor another key resets it
+    with pytest.raises(OverloadedError):  # another secret or key does not reset it
         keys.check(bearer(rotated), "predict")
     for _ in range(100):
         keys.check(bearer(free), "predict")

@@ -50,7 +50,7 @@ def traced(
 def test_a_request_is_a_span_with_its_stages(
     traced: tuple[ServerProcess, httpx.Client], spans: Spans
 ) -> None:
-    """In the trace of the client, whose context it continues in the response and in the log."""
+    """The span continues the client's trace. The response and the log have its ids."""
     server, client = traced
     spans.spans.clear()
     headers = {"traceparent": TRACEPARENT, "x-request-id": "mine"}
@@ -121,10 +121,10 @@ def test_a_request_without_a_context_starts_a_trace(
     assert len(ids) == 2
 
 
-def test_what_the_client_does_not_sample_is_not_sent(
+def test_a_request_that_the_client_does_not_sample_has_no_span(
     traced: tuple[ServerProcess, httpx.Client], spans: Spans
 ) -> None:
-    """Its context is still continued."""
+    """The response still has the client's trace id."""
     _, client = traced
     spans.spans.clear()
     unsampled = client.post(PATH, content=RED, headers={"traceparent": TRACEPARENT[:-1] + "0"})
@@ -135,7 +135,7 @@ def test_what_the_client_does_not_sample_is_not_sent(
 
 @pytest.mark.anyio
 async def test_a_batch_has_a_link_to_each_of_its_requests(colour_store: ModelStore) -> None:
-    """And the runs of the requests have a link to the batch."""
+    """The `infer` spans of the requests have a link to the batch."""
     with receiving() as spans:
         async with started(colour_store.root, otlp_endpoint=spans.address) as application:
             model = application.hold_model()
@@ -165,7 +165,7 @@ async def test_a_batch_has_a_link_to_each_of_its_requests(colour_store: ModelSto
 
 @pytest.mark.slow
 def test_a_collector_that_is_gone_harms_nothing(tmp_path: Path) -> None:
-    """Nobody listens, or nobody answers."""
+    """The address refuses connections, or accepts them and never answers."""
     store = make_store(tmp_path / "store")
     publish(store)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -20,7 +20,7 @@ PATH = path_of(1)
 
 
 def test_report_is_what_the_version_holds(store: ModelStore) -> None:
-    """In a sandbox without scripts and other hosts, even if another version serves."""
+    """A sandbox forbids scripts and other hosts. The version need not serve."""
     publish_with_report(store)
     publish(store)
     with running("--store", store.root, "--no-builtin") as server:
@@ -53,7 +53,7 @@ def test_report_over_the_limit_is_not_read(store: ModelStore) -> None:
 
 
 def test_report_needs_a_key_where_predictions_do(store: ModelStore, tmp_path: Path) -> None:
-    """In the header, or in the form that a page sends for a tab of its own."""
+    """The key is in the header, or in the form that the page sends to open a tab."""
     publish_with_report(store)
     secret = add_key(tmp_path / "keys.json", "page", ["predict"])
     flags = ("--store", store.root, "--no-builtin", "--keys", tmp_path / "keys.json")

@@ -1,4 +1,4 @@
-"""Servers with faults, each of which fires alerts."""
+"""Servers with faults that fire alerts."""
 
 import re
 import socket
@@ -46,7 +46,7 @@ _STOPPABLE = """if True:
 
 
 @contextmanager
-def serving_badly(folder: Path) -> Iterator[ServerProcess]:
+def serving_with_faults(folder: Path) -> Iterator[ServerProcess]:
     """A replica that is not ready, with models that hang and one that gets strange images.
 
     One of its keys expires tomorrow.
@@ -122,7 +122,7 @@ class BadTraffic:
 
 
 @contextmanager
-def without_care(
+def serving_without_resources(
     folder: Path, log_overflows: Callable[[], bool]
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """A server with few descriptors, whose log nobody reads; yields its address and its faults.
@@ -185,7 +185,7 @@ def _fill_log(address: str, until: Callable[[], bool]) -> None:
 
 
 def _open_connections(address: str, connections: ExitStack) -> None:
-    """Until the server uses 90 % of its descriptors."""
+    """Open connections until the server uses 90 % of its descriptors."""
     url = httpx.URL(address)
     with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
         (used,) = re.findall(r"^process_open_fds (\S+)$", client.get("/metrics").text, re.MULTILINE)

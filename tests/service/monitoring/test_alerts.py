@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from colour_model import make_store, plain, publish
-from faults import BadTraffic, serving_badly, without_care
+from faults import BadTraffic, serving_with_faults, serving_without_resources
 from operating import eventually
 from prometheus_process import Prometheus, find_program, free_port, scraping
 from server_process import PATIENCE_SECONDS, REPOSITORY, running
@@ -90,7 +90,7 @@ def start_often(prometheus: Prometheus, store: ModelStore, port: int) -> None:
 
 @pytest.mark.slow
 def test_every_alert_fires_and_every_panel_has_data(tmp_path: Path) -> None:
-    """A server without faults, which has other traffic, fires none."""
+    """A server without faults fires no alert."""
     find_program("prometheus")
     folders = [tmp_path / name for name in ("good", "bad", "careless", "prometheus", "restarted")]
     for folder in folders:
@@ -102,9 +102,9 @@ def test_every_alert_fires_and_every_panel_has_data(tmp_path: Path) -> None:
     with ExitStack() as stack:
         flags = ("--store", store.root, "--no-builtin", "--default-model", "good")
         server = stack.enter_context(running(*flags)).announced()
-        faulty = stack.enter_context(serving_badly(bad))
+        faulty = stack.enter_context(serving_with_faults(bad))
         address, cause_faults = stack.enter_context(
-            without_care(careless, lambda: LOG_OVERFLOW in fired(prometheus))
+            serving_without_resources(careless, lambda: LOG_OVERFLOW in fired(prometheus))
         )
         targets = {
             "good": server.address,

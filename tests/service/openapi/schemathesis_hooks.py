@@ -1,4 +1,4 @@
-"""What schemathesis cannot know from the document, and a check of its own. It loads this file.
+"""Hooks of schemathesis: values that the document cannot describe, and an extra check.
 
 A JSON schema cannot say that a string is an image in base64, or that two fields depend on each
 other. `before_call` makes valid requests valid in that respect too; invalid ones stay as they are.
@@ -75,7 +75,7 @@ def fit_query(query: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_number(value: Any) -> Any:
-    """A number from its text: after a change the query is compared with the schema again."""
+    """Convert text to a number: a changed query is compared with the schema again."""
     try:
         return json.loads(value)
     except (TypeError, ValueError):
@@ -108,7 +108,7 @@ def fit_image(image: Any) -> Any:
 
 
 def fit_tensors(body: dict[str, Any]) -> dict[str, Any]:
-    """The same request with content that has the size which the shape states."""
+    """Replace the content, so that its size fits the shape."""
     (given,) = body["inputs"]
     tensor: dict[str, Any]
     if given["datatype"] == "BYTES":
@@ -139,7 +139,7 @@ def documented_error_code(context: Any, response: Any, case: Any) -> None:
         return
     documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
     content = documented.get("content", {}).get("application/problem+json")
-    if content is None:  # the checks of statuses and media types judge that
+    if content is None:  # other checks cover statuses and media types
         return
     code = response.json()["code"]
     assert code in content["examples"], code

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document work, and no operation is without one where it needs one."""
+"""The examples of the OpenAPI document work, and every operation that needs one has one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def example_of(document: dict[str, Any], content: dict[str, Any]) -> Any:
 
 
 def test_every_example_is_answered(client: httpx.Client) -> None:
-    """Parameters of the path and bodies as the document has them. One may change the server."""
+    """Sends the documented path parameters and bodies. Some requests change the server."""
     document = client.get("/openapi.json").json()
     refused = {}
     for path, operations in document["paths"].items():

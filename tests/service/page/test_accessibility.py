@@ -1,4 +1,4 @@
-"""The page for everyone: screen reader, keyboard, zoom, themes and reduced motion."""
+"""Accessibility of the page: screen reader, keyboard, zoom, themes and reduced motion."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ VIEWS = {
     "code": ".sample",
 }
 ZOOMED = {"viewport": {"width": 640, "height": 360}, "device_scale_factor": 2}
-"""What a browser window of 1280x720 pixels is at 200 % zoom."""
+"""The viewport of a browser window of 1280x720 pixels at 200 % zoom."""
 
 
 def open_view(page: "Page", name: str) -> None:
@@ -42,7 +42,7 @@ def accessible(page: "Page") -> set[tuple[str, str]]:
 
 
 def test_screen_reader_is_told_names_and_roles(page: "Page") -> None:
-    """Of the views, the choices, the answer, its labels and the examples that look like it."""
+    """Covers the views, the choices, the answer, its labels and similar examples."""
     page.set_input_files(FILES, CAT)
     page.wait_for_selector(".nearest li")
     found = accessible(page)
@@ -69,7 +69,7 @@ def test_screen_reader_is_told_names_and_roles(page: "Page") -> None:
 
 
 def test_screen_reader_hears_results_and_errors(page: "Page") -> None:
-    """Each once and as one sentence, also if the same answer comes twice."""
+    """Each is announced once, as one sentence, even if the same answer comes twice."""
     announcer = page.get_by_role("status").last
     assert announcer.get_attribute("aria-live") == "polite"
     page.evaluate(
@@ -155,7 +155,7 @@ def test_every_view_fits_and_axe_finds_nothing(
 def test_nothing_moves_if_the_person_prefers_so(
     browser: "Browser", builtin_server: ServerProcess
 ) -> None:
-    """No transition and no smooth scrolling, which there are otherwise."""
+    """Transitions and smooth scrolling are switched off."""
     durations = """[...document.querySelectorAll("*")].flatMap(element => {
       const style = getComputedStyle(element);
       return `${style.transitionDuration}, ${style.animationDuration}`.split(", ");

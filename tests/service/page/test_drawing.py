@@ -18,7 +18,7 @@ CENTROID = """canvas => {
   }
   return [x / sum / width, y / sum / height];
 }"""
-"""Of the opacity of a canvas, as shares of its width and height."""
+"""Centre of the opacity of a canvas, as shares of its width and height."""
 
 
 def draw(page: "Page", points: list[tuple[float, float]]) -> None:

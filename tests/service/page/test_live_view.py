@@ -108,7 +108,7 @@ def test_plots_move(page: "Page") -> None:
 def test_key_with_the_scope_metrics_is_asked_for(
     browser: "Browser", colour_store: ModelStore, tmp_path: Path
 ) -> None:
-    """Once a key has the scope; the plots move after it is entered."""
+    """The key is required once one has the scope. The plots move after it is entered."""
     keys = tmp_path / "keys.json"
     secret = add_key(keys, "page", ["metrics"])
     with (

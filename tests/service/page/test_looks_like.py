@@ -27,7 +27,7 @@ def nearest(page: "Page") -> list[tuple[str, str]]:
 def test_nearest_examples_are_shown_with_their_distance(
     browser: "Browser", store: ModelStore
 ) -> None:
-    """By the cosine distance of the embedding, which is the mean colour of this model."""
+    """They are ordered by cosine distance. The embedding of this model is the mean colour."""
     publish(store, golden=list(COLOURS), embedding=True)
     with (
         running("--store", store.root, "--no-builtin") as server,
@@ -46,7 +46,7 @@ def test_nearest_examples_are_shown_with_their_distance(
 
 
 def test_examples_are_embedded_once_per_version(page: "Page") -> None:
-    """And not before a picture is classified."""
+    """They are not embedded before a picture is classified."""
     embedded: list[str] = []
     page.on("request", lambda each: embedded.append(each.url) if "/embed" in each.url else None)
     for _ in range(2):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_report_opens_in_a_tab_of_its_own_without_rights(
     browser: "Browser", store: ModelStore, tmp_path: Path, *, with_key: bool
 ) -> None:
-    """Its style applies. Its script does not run, and no other host is asked."""
+    """Its style applies. Its script does not run, and it cannot load from other hosts."""
     publish_with_report(store)
     secret = add_key(tmp_path / "keys.json", "page", ["predict"])
     keys = ("--keys", tmp_path / "keys.json") if with_key else ()

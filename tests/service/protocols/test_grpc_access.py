@@ -100,7 +100,7 @@ async def test_calls_at_once_are_limited(
 async def test_renewed_certificate_is_used_for_new_connections(
     colour_store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Files that are missing for a moment end no connection."""
+    """While the files are missing, the old certificate stays in use."""
     files = write_certificate(tmp_path)
     tls = {"ssl_certfile": files[0], "ssl_keyfile": files[1]}
     caplog.set_level("INFO")

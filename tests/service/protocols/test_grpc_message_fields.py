@@ -55,7 +55,7 @@ def test_costly_messages_are_rejected_by_their_encoding(name: str) -> None:
         pytest.param(b"\x0b\x0c", id="group"),
     ],
 )
-def test_other_bytes_are_no_message(message: bytes) -> None:
+def test_malformed_messages_are_rejected(message: bytes) -> None:
     with pytest.raises(BadRequestError):
         check_fields(message, MAX_IMAGES)
 
@@ -76,7 +76,7 @@ def test_ordinary_messages_pass() -> None:
 async def test_rejected_messages_are_invalid_arguments(
     colour_store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Alone and in a stream, also what is no message at all. The next call is answered."""
+    """Costly and malformed messages, alone and in a stream. The next call is answered."""
     async with serving(colour_store.root, caplog) as (_, channel):
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         long = raw("red", parameters=COSTLY["parameters"].parameters)  # otherwise valid

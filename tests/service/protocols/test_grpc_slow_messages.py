@@ -1,4 +1,4 @@
-"""Clients that send their messages slowly: what they hold is bounded, and others are answered."""
+"""Clients that send messages slowly use bounded memory, and others are answered."""
 
 import asyncio
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def resident_bytes(server: ServerProcess) -> int:
 def test_messages_that_never_end_hold_bounded_memory(
     grpc_server: tuple[ServerProcess, int], path: str
 ) -> None:
-    """Every method of every service: some calls are read, of the others gRPC holds 64 KiB each."""
+    """Tries every method. Some calls are read; gRPC holds 64 KiB of each other call."""
     server, port = grpc_server
     before = resident_bytes(server)
     with SlowGrpcClient(port) as client:
@@ -62,12 +62,12 @@ def test_messages_that_never_end_hold_bounded_memory(
 def test_others_are_answered_while_messages_never_end(
     grpc_server: tuple[ServerProcess, int],
 ) -> None:
-    """A slow message is given up for one that waits, and its call ends with a status."""
+    """A slow message is cancelled for one that waits, and its call ends with a status."""
     _, port = grpc_server
     with SlowGrpcClient(port) as client:
         for number in range(PLACES):
             client.start(2 * number + 1, PATHS[0])
-            # So much is only let through once the message is being read.
+            # The server accepts this many bytes only once it reads the message.
             client.send_part(2 * number + 1, MESSAGE_BYTES - 1, MEBIBYTE, PATIENCE_SECONDS)
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             infer = InferenceStub(channel).ModelInfer
@@ -88,7 +88,7 @@ async def test_message_has_a_time_limit() -> None:
 
 @pytest.mark.anyio
 async def test_oldest_message_is_given_up_for_each_one_that_waits() -> None:
-    """Not before its grace has passed, which is none here. The places are free afterwards."""
+    """The grace is 0 s here. The places are free afterwards."""
     places, ended = ArrivalPlaces(2, PATIENCE_SECONDS, None, 0), list[int]()
 
     async def arrive_for_ever(number: int) -> None:

@@ -163,7 +163,7 @@ def test_classification_ranks_the_classes(client: httpx.Client, name: str) -> No
 
 
 def test_same_json_with_other_pixels_gives_another_answer(client: httpx.Client) -> None:
-    """The JSON before binary tensors is parsed once; an error in it is told each time."""
+    """The JSON before binary tensors is parsed once. Each request gets its errors."""
     shape = [1, SIZE, SIZE, 3]
     for colour in ("red", "cyan", "red"):
         found = client.post(

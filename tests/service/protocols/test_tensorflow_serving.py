@@ -61,10 +61,8 @@ def test_the_forms_that_its_clients_send_are_read(
         ("colours/labels/%0A", 400),
     ],
 )
-def test_names_that_nothing_can_have_get_an_error(
-    client: httpx.Client, path: str, status: int
-) -> None:
-    """In the form of these routes, not in that of others."""
+def test_impossible_names_get_an_error(client: httpx.Client, path: str, status: int) -> None:
+    """The error has the format of these routes."""
     body = {"instances": [instance(plain("red"))]}
     answer = client.post(f"/v1/models/{path}:predict", json=body)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])

@@ -32,7 +32,7 @@ def test_more_workers_are_for_fast_models_and_many_cpus(
 def test_banner_of_one_process_recommends_workers(
     store: ModelStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not on one CPU, and not if there are several workers already."""
+    """There is no advice on one CPU, or if there are several workers already."""
     publish(store)
     reconcile(registry)
     registry.default_model = "colours"

@@ -1,4 +1,4 @@
-"""The supervisor with small workers: which ends it waits for, and which it causes."""
+"""The supervisor with small workers: how it stops, replaces and kills them."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def supervise(work: str, *, stop_seconds: float = PATIENCE_SECONDS) -> tuple[str
 
 
 def test_worker_with_a_stopped_part_is_replaced() -> None:
-    """The one that replaces it ends the service."""
+    """In this test, the replacement ends the service."""
     out, log = supervise(
         "if replaces_another: os.kill(os.getppid(), signal.SIGTERM)\n"
         "        elif link.number == 2:\n"
@@ -59,7 +59,7 @@ def test_worker_with_a_stopped_part_is_replaced() -> None:
 
 
 def test_worker_that_does_not_stop_is_killed() -> None:
-    """One ignores the signal; the service ends nevertheless."""
+    """One worker ignores the signal. The service still ends."""
     out, log = supervise(
         "if link.number == 1:\n"
         "            signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -72,7 +72,7 @@ def test_worker_that_does_not_stop_is_killed() -> None:
 
 
 def test_locks_questions_and_shared_values() -> None:
-    """A lock of a worker that is killed goes to the next one, and what it shared stays."""
+    """The lock of a killed worker goes to the next one. Its shared values stay."""
     out, _ = supervise(
         "if replaces_another: return await stopping.wait()\n"
         "        async def answer(value): return value + link.number\n"

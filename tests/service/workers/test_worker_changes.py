@@ -1,4 +1,4 @@
-"""Versions: what an operator or a publication changes in one worker, all workers do."""
+"""Changes of versions in one worker, by an operator or a publication, reach all workers."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def states_in_each(operator: Operator) -> dict[int, dict[int, str]]:
 
 
 def test_promotion_takes_effect_in_all_workers(store: ModelStore) -> None:
-    """When the request is answered, whichever worker it reached; and so does a rollback."""
+    """The change is complete when any worker has answered. The same is true of a rollback."""
     publish(store)
     with operated(store) as operator:
         publish_other(store)

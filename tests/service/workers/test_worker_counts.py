@@ -1,4 +1,4 @@
-"""What the service counts and says of itself, whichever of its workers answers."""
+"""Counts and states of the service are the same from every worker."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def service(colour_store: ModelStore) -> Iterator[ServerProcess]:
 
 
 def metric(server: ServerProcess, sample: str) -> float:
-    """A sample, as a connection of its own reads it."""
+    """The value of a sample, read over a new connection."""
     text = httpx.get(f"{server.address}/metrics", trust_env=False).text
     match = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
     return float(match[1]) if match else 0.0
@@ -66,7 +66,7 @@ def test_gauges_are_not_multiplied(service: ServerProcess) -> None:
 
 
 def test_ids_of_requests_are_unique(service: ServerProcess) -> None:
-    """Workers are forks of one process, and still draw different ids."""
+    """Workers are forks of one process, but their random ids differ."""
     with connection_of_each(service) as connections:
         ids = []
         for connection in 20 * list(connections.values()):

@@ -33,7 +33,7 @@ def readiness(server: ServerProcess) -> tuple[int, dict[str, str]]:
 
 
 def test_killed_worker_is_replaced_while_the_other_answers(colour_store: ModelStore) -> None:
-    """Under load, every new connection is answered, before and after the replacement."""
+    """Every new connection is answered under load, before and after the replacement."""
     stopping = Event()
     with (
         two_workers(colour_store) as server,
@@ -74,7 +74,7 @@ def test_killed_worker_is_replaced_while_the_other_answers(colour_store: ModelSt
 
 
 def test_service_is_not_ready_without_one_of_its_workers(colour_store: ModelStore) -> None:
-    """The reason names the worker. A stopped process is one that does not end."""
+    """The reason names the worker. The test stops its process, so it is not replaced."""
     with two_workers(colour_store) as server:
         assert readiness(server) == (200, {"status": "ready"})
         os.kill(worker_pids(server)[2], signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_no_request_is_lost_at_a_signal(colour_store: ModelStore, number: signal
 
 
 def test_workers_stop_if_the_supervisor_is_killed(colour_store: ModelStore) -> None:
-    """Nothing keeps the port."""
+    """The port is free afterwards."""
     with two_workers(colour_store) as server:
         pids = worker_pids(server).values()
         server.process.kill()

@@ -1,4 +1,4 @@
-"""What each worker gets of the limits, and limits that hold for all workers together."""
+"""Limits that are divided among workers, and limits that all workers share."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from service.workers.shares import Share, count_workers
 
 
 def test_limits_are_divided() -> None:
-    """What is set for a model, too; what is not set stays so."""
+    """Settings of a model are divided too. Settings that are not set stay unset."""
     settings = Settings(
         max_queue_size=5, max_upload_bytes=100, models={"a": ModelSettings(instances=3)}
     )
@@ -50,7 +50,7 @@ def test_auto_is_one_worker_per_cpu() -> None:
 
 
 def test_rate_of_a_key_holds_for_all_workers(colour_store: ModelStore, tmp_path: Path) -> None:
-    """One request a minute, whichever worker gets it."""
+    """All workers together allow one request per minute."""
     keys = tmp_path / "keys.json"
     fast = add_key(keys, "fast", ["predict"])
     slow = add_key(keys, "slow", ["predict"], requests_per_second=1 / 60)
@@ -72,7 +72,7 @@ def buckets() -> Iterator[SharedBuckets]:
 
 
 def test_processes_take_from_one_bucket(buckets: SharedBuckets) -> None:
-    """Four processes at once get exactly the tokens that there are."""
+    """Four concurrent processes take exactly the available tokens."""
     read, write = os.pipe()
     children = []
     for _ in range(4):

@@ -45,7 +45,7 @@ def test_connections_are_distributed_evenly(colour_store: ModelStore) -> None:
 
 
 def test_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fewest connections are those of a worker that has said so lately."""
+    """Only workers with a recent count are compared."""
     with closing(ConnectionCounts(3)) as counts:
         assert counts.fewest_of_others(1) is None
         counts.set(1, 5)
@@ -59,7 +59,7 @@ def test_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_grpc_port_is_shared_by_workers_and_by_nobody_else(colour_store: ModelStore) -> None:
-    """Channels of their own, so that the kernel distributes them; a second service cannot join."""
+    """The kernel distributes separate channels. A second service cannot use the port."""
     with two_workers(colour_store, "--grpc-port", 0) as server:
         ports = re.findall(r"gRPC server running on 127.0.0.1:(\d+)", server.stderr.text)
         assert len(ports) == 2

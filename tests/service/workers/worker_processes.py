@@ -1,4 +1,4 @@
-"""A service of two workers, and which of them answers a connection."""
+"""Starts a service of two workers, and finds the worker of a connection."""
 
 import re
 import socket

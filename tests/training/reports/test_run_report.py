@@ -141,7 +141,7 @@ def test_the_page_is_self_contained(reported: Reported) -> None:
 
 
 def test_the_copy_to_publish_has_no_images_of_the_matrix(reported: Reported) -> None:
-    """But the same numbers, curves and worst mistakes; self-contained and without directories."""
+    """It has the same numbers, curves and worst mistakes, and names no directories."""
     copy = Page((reported.run.path / PUBLISHED_REPORT_FILE).read_bytes())
     full = reported.page
     assert len(copy.source) < len(full.source)

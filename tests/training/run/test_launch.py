@@ -50,7 +50,7 @@ class JoinedLater(DistributedProcess):
 def test_a_machine_that_joined_later_reopens_the_run(
     new_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own torchrun has restarted nothing. The run then knows both machines."""
+    """Its own torchrun has restarted nothing. Afterwards, the run knows both machines."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     started = new_run()

@@ -88,7 +88,7 @@ def python(cwd: Path, *words: str, **variables: str) -> subprocess.CompletedProc
 
 
 def test_two_nodes_get_the_weights_of_one_process(cluster: str, tmp_path: Path) -> None:
-    """And publish once."""
+    """The version is published once."""
     pair, single = tmp_path / "pair", tmp_path / "single"
     weights = []
     for folder, options, variables in (
@@ -108,7 +108,7 @@ def test_two_nodes_get_the_weights_of_one_process(cluster: str, tmp_path: Path) 
 
 
 def test_an_error_of_the_run_is_an_error_of_the_command(cluster: str, tmp_path: Path) -> None:
-    """Not one of Ray, and it is not tried again."""
+    """The command prints the error of the run and does not try again."""
     program = f"""
 from pathlib import Path
 from training.errors import RunError
