@@ -92,7 +92,7 @@ def _checked_size(manifest: bytes) -> bytes:
     if len(manifest) > MAX_MANIFEST_BYTES:
         raise ManifestError(
             f"the manifest would have {len(manifest):,} bytes, more than {MAX_MANIFEST_BYTES:,}; "
-            "the logits of the golden images take most of it: publish fewer of them"
+            "publish fewer golden images, or shorter names of classes"
         )
     return manifest
 
