@@ -1,6 +1,7 @@
 """`python -m service keys`: create, list, rotate and remove API keys."""
 
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -142,7 +143,8 @@ def rotate(name: str, overlap: timedelta, expires_in: timedelta | None, path: Pa
 
 
 @keys.command(name="list")
-def list_keys(path: Path) -> None:
+@click.pass_context
+def list_keys(context: click.Context, path: Path) -> None:
     """List the keys: name, scopes, and when each was created, expires and was used last (UTC).
 
     \b
@@ -151,7 +153,9 @@ def list_keys(path: Path) -> None:
     stored = read_keys(path, trust_any_owner=True)
     if not stored:
         click.echo("There are no keys. Everyone may predict, nobody may manage versions.")
-        click.echo("Create one: python -m service keys add NAME --scope manage")
+        group = context.command_path.rpartition(" ")[0]
+        option = "" if path == default_key_file() else f"--keys {shlex.quote(str(path))} "
+        click.echo(f"Create one: {group} {option}add NAME --scope manage")
     for key in stored:
         click.echo(_describe(key, path))
 

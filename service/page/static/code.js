@@ -55,7 +55,7 @@ with Client("${base}", api_key="${KEY}") as client:
 if (!response.ok) throw new Error((await response.json()).detail);
 const { results } = await response.json();
 console.log(results[0].predictions[0].label);`],
-    ["tritonclient (Open Inference Protocol)", `# pip install tritonclient[http] pillow
+    ["tritonclient (Open Inference Protocol)", `# pip install 'tritonclient[http]'
 import numpy as np, tritonclient.http as triton
 
 client = triton.InferenceServerClient("${base.replace(/^https?:\/\//, "")}")

@@ -1,6 +1,7 @@
 """`python -m service keys`, and how the first argument selects a command, as real processes."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_key_is_printed_once(tmp_path: Path) -> None:
     removed = service("keys", "remove", "deploy", **configuration)
     assert (removed.returncode, "scope predict" in removed.stdout) == (0, True)
     assert "no keys" in service("keys", "list", **configuration).stdout
+
+
+def test_list_without_keys_prints_a_command_that_creates_one_in_the_same_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "my keys.json"
+    printed = service("keys", "list", "--keys", file).stdout.splitlines()[-1]
+    program, *arguments = shlex.split(printed.partition(": ")[2])
+    assert (program, arguments[:2]) == ("python", ["-m", "service"])
+    assert service(*arguments[2:]).returncode == 0
+    assert service("keys", "list", "--keys", file).stdout.split()[:2] == ["NAME", "manage"]
 
 
 def test_rotated_key_is_listed_with_its_limits(tmp_path: Path) -> None:
