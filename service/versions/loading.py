@@ -97,7 +97,7 @@ def _verify(version: Version, registry: Registry) -> None:
 
 def has_passed_trial(registry: Registry, name: str, number: int) -> bool:
     """Whether a version is known to work here, so that it can serve at once."""
-    with suppress(ModelStoreError, OSError), registry.store.open(name, number, verify=False) as it:
+    with suppress(ModelStoreError, OSError), registry.store.open_manifest(name, number) as it:
         trials = registry.trials
         return not trials or not _needs_trial(it) or trials.has_passed(_candidate(registry, it))
     return False
