@@ -5,7 +5,7 @@ to this user or to root, and only its owner may write to it.
 
 ::
 
-    <cache>/versions/<key>/   versions of an object store          model_store.remote_store
+    <cache>/versions/<key>/   versions of an object store          model_store.version_cache
     <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
     <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
     <cache>/trials/           versions that passed or died       service.versions.trial_records

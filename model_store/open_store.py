@@ -57,10 +57,8 @@ def open_store(
             trusted_keys=trusted_keys,
             model_name=model_name,
         )
-    from model_store.remote_store import (  # noqa: PLC0415  only for URLs
-        DEFAULT_CACHE_BYTES,
-        RemoteModelStore,
-    )
+    from model_store.remote_store import RemoteModelStore  # noqa: PLC0415  only for URLs
+    from model_store.version_cache import DEFAULT_CACHE_BYTES  # noqa: PLC0415  as above
 
     return RemoteModelStore(
         location,

@@ -46,6 +46,8 @@ def prune_versions(
 
 def needed_versions(versions: Sequence[int], aliases: Aliases, keep: int) -> dict[int, str]:
     """Why a version is kept, by version number."""
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, so that the latest version stays, got {keep}")
     kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
     for alias in aliases.names():
         stack = rollback_history(aliases.history(alias))

@@ -55,8 +55,11 @@ class ModelContents:
 
 
 @dataclass(frozen=True)
-class _Location:
-    """Where a model is: its layer, and the directory of each version by number, ascending."""
+class ModelLocation:
+    """Where a model is: its layer, and the directory of each version by number, ascending.
+
+    In an object store, directories are relative to its URL.
+    """
 
     layer: StoreLayer
     versions: Mapping[int, Path]
@@ -348,25 +351,21 @@ class ModelStore:
             AliasError: The model is built in, or an alias is damaged.
         """
         self._require_published(model)
-        if keep < 1:
-            raise ValueError(
-                f"keep must be at least 1, so that the latest version stays, got {keep}"
-            )
         directory = self.root if self.single_model() else self.root / model
         return prune_versions(
             directory, self.versions(model), self.aliases(model), keep, dry_run=dry_run
         )
 
-    def _locate(self, model: str) -> _Location:
+    def _locate(self, model: str) -> ModelLocation:
         check_name(model)
         for layer, root in self._layers:
             names = self._model_directories(root)
             single = self._single(names) if root == self.root else None
             if single:
                 if model == single.name:
-                    return _Location(layer, single.versions, single)
+                    return ModelLocation(layer, single.versions, single)
             elif model in names and (numbers := version_numbers(root / model)):
-                return _Location(layer, {each: root / model / str(each) for each in numbers})
+                return ModelLocation(layer, {each: root / model / str(each) for each in numbers})
         raise ModelNotFoundError(
             f"there is no model {model!r}; the store has {', '.join(self.models()) or 'no models'}"
         )

@@ -15,7 +15,7 @@ from s3_server import S3Server, running_s3
 from signing_keys import write_keys
 from store_factory import PLAIN_FILES, plain_fields, publish_plain, publish_proven
 
-from model_store import remote_store
+from model_store import remote_objects, remote_store
 from model_store.__main__ import main
 from model_store.aliases import PRODUCTION
 from model_store.copying import copy_versions
@@ -32,10 +32,11 @@ from model_store.errors import (
 )
 from model_store.object_storage import ObjectStorage
 from model_store.open_store import open_store
-from model_store.remote_store import FOLDER, RemoteModelStore
+from model_store.remote_store import RemoteModelStore
 from model_store.signature import SigningKey, TrustedKeys
 from model_store.store import ModelStore
 from model_store.version import MAX_MANIFEST_BYTES
+from model_store.version_cache import FOLDER
 
 RACERS = 8
 
@@ -56,7 +57,7 @@ def at(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RemoteModelStore]:
     """Opens the store as another machine would: with its own cache directory."""
-    monkeypatch.setattr(remote_store, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(remote_objects, "LISTING_SECONDS", 0.0)
 
     def open_on(machine: str, **options: object) -> RemoteModelStore:
         return RemoteModelStore(url, tmp_path / machine, None, **options)  # type: ignore[arg-type]
@@ -169,7 +170,7 @@ def test_a_publisher_that_dies_leaves_no_version(
     other.open("m", number).close()
 
 
-def test_prune_deletes_what_no_alias_needs(remote: RemoteModelStore, at: At) -> None:
+def test_prune_deletes_what_no_alias_needs(url: str, remote: RemoteModelStore, at: At) -> None:
     for _ in range(4):
         publish_plain(remote)
     remote.promote("m", 1)
@@ -179,7 +180,7 @@ def test_prune_deletes_what_no_alias_needs(remote: RemoteModelStore, at: At) -> 
     report = remote.prune("m", 1)
     assert (report.deleted, sorted(report.kept)) == ((2, 3), [1, 4])
     assert remote.versions("m") == [1, 4]
-    assert remote.names_below("m/2") == remote.names_below("m/3") == []
+    assert ObjectStorage(url).names("m/2") == ObjectStorage(url).names("m/3") == {}
     in_use.verify()  # services keep their copy
     in_use.close()
     assert publish_plain(remote) == 5
@@ -266,7 +267,13 @@ def test_refused_versions_are_not_downloaded(
     trusted = TrustedKeys.read(write_keys(tmp_path, "publisher")[1])
     downloads: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3fs.S3FileSystem, "get_file", lambda _, name, *__: downloads.append(name))
+        download = s3fs.S3FileSystem.get_file
+
+        def record(files: s3fs.S3FileSystem, name: str, *arguments: object) -> None:
+            downloads.append(name)
+            download(files, name, *arguments)
+
+        patch.setattr(s3fs.S3FileSystem, "get_file", record)
         for model, error, keys in (
             ("m", FileAlteredError, None),
             ("n", ManifestError, None),
@@ -287,9 +294,11 @@ def test_a_manifest_over_the_limit_is_not_an_outage(
         at("there").open("m", 1)
 
 
-def test_a_missing_object_is_not_a_deleted_version(remote: RemoteModelStore, at: At) -> None:
+def test_a_missing_object_is_not_a_deleted_version(
+    url: str, remote: RemoteModelStore, at: At
+) -> None:
     publish_plain(remote)
-    remote._storage.delete("m/1/model.onnx")
+    ObjectStorage(url).delete("m/1/model.onnx")
     with pytest.raises(FileMissingError):
         at("there").open("m", 1)
 
@@ -304,6 +313,30 @@ def test_a_replaced_manifest_is_noticed_although_the_old_one_is_cached(
     s3.put(f"{base}/m/1/manifest.json", s3.get(f"{base}/m/2/manifest.json"))
     with remote.open("m", 1) as version:
         assert version.manifest.max_batch_size == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"N", None], ids=["empty", "altered", "missing"])
+def test_a_damaged_copy_is_downloaded_again(
+    remote: RemoteModelStore, at: At, content: bytes | None
+) -> None:
+    """The bucket is intact, so the version still opens."""
+    publish_plain(remote)
+    other = at("there")
+    with other.open("m", 1) as version:
+        copy = version.path("model.onnx")
+    good = copy.read_bytes()
+    copy.unlink()
+    if content is not None:
+        copy.write_bytes(content + good[1:] if content else content)
+    with other.open("m", 1) as version:
+        assert version.read_file("model.onnx") == good
+
+
+def test_prune_keeps_at_least_one_version(remote: RemoteModelStore) -> None:
+    publish_plain(remote)
+    with pytest.raises(ValueError, match="keep"):
+        remote.prune("m", 0)
+    assert remote.versions("m") == [1]
 
 
 def test_the_cache_is_bounded_and_keeps_open_versions(remote: RemoteModelStore, at: At) -> None:
