@@ -4,11 +4,17 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from model_store.command_line import CommandGroup, SharedOption, describe_path
+from model_store.command_line import (
+    CommandGroup,
+    SharedOption,
+    describe_path,
+    echo_json,
+    json_option,
+)
 from model_store.errors import InvalidNameError
 from model_store.names import check_name
 from service.key_changes import KeyNameError, add_key, remove_key, rotate_key
@@ -143,14 +149,18 @@ def rotate(name: str, overlap: timedelta, expires_in: timedelta | None, path: Pa
 
 
 @keys.command(name="list")
+@json_option
 @click.pass_context
-def list_keys(context: click.Context, path: Path) -> None:
+def list_keys(context: click.Context, path: Path, *, as_json: bool) -> None:
     """List the keys: name, scopes, and when each was created, expires and was used last (UTC).
 
     \b
       python -m service keys list
     """
     stored = read_keys(path, trust_any_owner=True)
+    if as_json:
+        echo_json([_to_json(key, path) for key in stored])
+        return
     if not stored:
         click.echo("There are no keys. Everyone may predict, nobody may manage versions.")
         group = context.command_path.rpartition(" ")[0]
@@ -188,16 +198,34 @@ def _describe(key: ApiKey, path: Path) -> str:
         columns.append(f"previous secret until {_format(key.previous.expires_at)}")
     if key.requests_per_second:
         columns.append(f"{key.requests_per_second:g} requests/s")
-    columns.append(f"used {_find_last_use(key, path)}")
+    used = _find_last_use(key, path)
+    columns.append(f"used {_format(used) if used else 'never'}")
     return "  ".join(columns)
 
 
-def _find_last_use(key: ApiKey, path: Path) -> str:
+def _to_json(key: ApiKey, path: Path) -> dict[str, Any]:
+    """What a key may do and when it is valid; no hash of a secret."""
+
+    def moment(value: datetime | None) -> str | None:
+        return value.astimezone(UTC).isoformat(timespec="seconds") if value else None
+
+    return {
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at": moment(key.created_at),
+        "expires_at": moment(key.expires_at),
+        "previous_expires_at": moment(key.previous.expires_at if key.previous else None),
+        "requests_per_second": key.requests_per_second,
+        "used_at": moment(_find_last_use(key, path)),
+    }
+
+
+def _find_last_use(key: ApiKey, path: Path) -> datetime | None:
     try:
         seconds = (last_used_directory(path) / key.name).stat().st_mtime
     except OSError:
-        return "never"
-    return _format(datetime.fromtimestamp(seconds, UTC))
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _format(moment: datetime) -> str:

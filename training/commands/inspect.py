@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from model_store.command_line import format_command
+from model_store.command_line import echo_json, format_command, json_option
 from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import WORKERS, ComputeOptions, compute_options
 from training.commands.early_checks import check_output_file, check_run
@@ -110,8 +110,9 @@ def check(
 
 @click.command()
 @RUNS
+@json_option
 @pass_console
-def runs(console: Console, runs: Path) -> None:
+def runs(console: Console, runs: Path, *, as_json: bool) -> None:
     """List the runs, newest first, with their state and accuracy.
 
     \b
@@ -119,14 +120,18 @@ def runs(console: Console, runs: Path) -> None:
     """
     from training.commands.common import print_next, print_next_step
     from training.display import TrainingDisplay
-    from training.reports.run_list import list_runs, runs_table
+    from training.reports.run_list import list_runs, runs_table, summarize_run
 
     display, paths = TrainingDisplay(console), list_runs(runs)
+    summaries = [summarize_run(path) for path in paths]
+    if as_json:
+        echo_json([asdict(summary) for summary in summaries])
+        return
     if not paths:
         display.say(f"there are no runs in {runs} yet")
         print_next(display, "training", "run", "--runs", runs)
         return
-    console.print(runs_table(paths))
+    console.print(runs_table(summaries))
     print_next_step(display, paths[0])
 
 

@@ -1,6 +1,7 @@
 """The list of all runs of a folder, with their states."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -27,7 +28,50 @@ def list_runs(folder: Path) -> list[Path]:
     return [path.parent for path in configs]
 
 
-def runs_table(paths: Sequence[Path]) -> Table:
+@dataclass(frozen=True)
+class RunSummary:
+    """A line of the list. What a run has not reached yet is None.
+
+    So is `validation_top1` if the run trains on validation images.
+    """
+
+    run: str
+    data: list[str]
+    architecture: str
+    recipe: str
+    state: str
+    validation_top1: float | None = None
+    test_top1: float | None = None
+    validation_learned: bool = False
+    error: str | None = None
+
+
+def summarize_run(path: Path) -> RunSummary:
+    """Read how far a run is. A damaged run has an `error`."""
+    try:
+        run = Run.open(path)
+        config = run.config
+        history = read_history(run) if run.has(METRICS_FILE) else None
+        figures = read_figures(run) if run.has(EVALUATION_FILE) else None
+        learned = history is not None and history.validation_learned
+        return RunSummary(
+            run.run_id,
+            [Path(name).name for name in config.data],
+            config.architecture,
+            Path(config.recipe_name).stem,
+            _state(run, config, history),
+            float(history.best["validation_top1"]) if history and not learned else None,
+            float(figures["top1"]) if figures else None,
+            learned,
+        )
+    except TrainingError as error:
+        reason: Exception = error
+    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
+        reason = damaged_file_error(path, error)
+    return RunSummary(path.name, [], "", "", "damaged", error=str(reason))
+
+
+def runs_table(runs: Sequence[RunSummary]) -> Table:
     """Each run with its state and accuracy."""
     table = Table(
         Column("run", no_wrap=True),  # other commands take it as an argument
@@ -39,32 +83,21 @@ def runs_table(paths: Sequence[Path]) -> Table:
         pad_edge=False,
         show_edge=False,
     )
-    for path in paths:
-        cells = _run_row(path)
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+    for run in runs:
+        table.add_row(
+            Text(run.run),
+            Text(", ".join(run.data)),
+            Text(run.architecture),
+            Text(run.recipe),
+            Text(f"damaged: {run.error}", "red") if run.error else Text(run.state),
+            Text("trained on" if run.validation_learned else _percent(run.validation_top1)),
+            Text(_percent(run.test_top1)),
+        )
     return table
 
 
-def _run_row(path: Path) -> tuple[str | Text, ...]:
-    try:
-        run = Run.open(path)
-        config = run.config
-        history = read_history(run) if run.has(METRICS_FILE) else None
-        figures = read_figures(run) if run.has(EVALUATION_FILE) else None
-        return (
-            run.run_id,
-            ", ".join(Path(name).name for name in config.data),
-            config.architecture,
-            Path(config.recipe_name).stem,
-            _state(run, config, history),
-            history.best_validation if history else "",
-            format_percent(figures["top1"]) if figures else "",
-        )
-    except TrainingError as error:
-        reason: Exception = error
-    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
-        reason = damaged_file_error(path, error)
-    return (path.name, "", "", "", Text(f"damaged: {reason}", "red"), "", "")
+def _percent(share: float | None) -> str:
+    return "" if share is None else format_percent(share)
 
 
 def _state(run: Run, config: RunConfig, history: History | None) -> str:

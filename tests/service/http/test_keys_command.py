@@ -1,9 +1,11 @@
 """`python -m service keys`, and how the first argument selects a command, as real processes."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,13 @@ def test_rotated_key_is_listed_with_its_limits(tmp_path: Path) -> None:
     listed = service("keys", "list", **configuration).stdout
     for part in ("scraper", "metrics", "expires", "previous secret", "5 requests/s", "used never"):
         assert part in listed
+    (key,) = json.loads(service("keys", "list", "--json", **configuration).stdout)
+    assert (key["name"], key["scopes"], key["requests_per_second"]) == ("scraper", ["metrics"], 5)
+    assert key["used_at"] is None
+    lifetime = datetime.fromisoformat(key["expires_at"]) - datetime.fromisoformat(key["created_at"])
+    assert round(lifetime / timedelta(days=90), 3) == 1
+    assert key["previous_expires_at"] < key["expires_at"]
+    assert not any("secret" in name or "hash" in name for name in key)
 
 
 @pytest.mark.parametrize(

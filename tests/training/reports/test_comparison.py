@@ -29,7 +29,7 @@ from training.reports.comparison import (
     write_comparison,
 )
 from training.reports.history import read_history
-from training.reports.run_list import list_runs, runs_table
+from training.reports.run_list import list_runs, runs_table, summarize_run
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.evaluate import read_figures, read_labels
@@ -307,7 +307,7 @@ def test_the_table_states_each_test_from_the_view_of_each_run(
 
 def listed(runs: Path) -> dict[str, str]:
     """State of each run, in the order of the list."""
-    table = runs_table(list_runs(runs))
+    table = runs_table([summarize_run(path) for path in list_runs(runs)])
     columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     return dict(zip(columns["run"], columns["state"], strict=True))
 
@@ -343,10 +343,24 @@ def test_the_list_states_how_far_each_run_is(
         "gated",
         "published, version 12",
     ]
-    text = as_text(runs_table(list_runs(tmp_path / "runs")))
+    text = as_text(runs_table([summarize_run(path) for path in list_runs(tmp_path / "runs")]))
     for part in (run.run_id, "digits-resnet20", "resnet20", f"{read_figures(run)['top1']:.2%}"):
         assert part in text
     assert f"{read_history(run).best['validation_top1']:.2%}" in text
+
+
+def test_the_list_as_json_has_the_figures_of_each_run(finished_run: Run, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    sound = changed(finished_run, runs, "sound")
+    changed(finished_run, runs, "broken").write("metrics.jsonl", b"{}\n")
+    result = CliRunner().invoke(main, ["runs", "--runs", str(runs), "--json"])
+    assert result.exit_code == 0, result.output
+    rows = {row["run"]: row for row in json.loads(result.stdout)}
+    assert rows["sound"]["test_top1"] == read_figures(sound)["top1"]
+    assert rows["sound"]["validation_top1"] == read_history(sound).best["validation_top1"]
+    assert rows["sound"]["error"] is None
+    assert rows["broken"]["state"] == "damaged"
+    assert "metrics.jsonl" in rows["broken"]["error"]
 
 
 def test_the_newest_run_is_first(finished_run: Run, tmp_path: Path) -> None:
@@ -385,7 +399,7 @@ def test_damaged_runs_do_not_break_the_list(finished_run: Run, tmp_path: Path) -
     for name, state in states.items():
         assert state.startswith("damaged: "), name
         assert DAMAGES[name][0] in state
-    assert "sound" in as_text(runs_table(list_runs(runs)))
+    assert "sound" in as_text(runs_table([summarize_run(path) for path in list_runs(runs)]))
 
 
 def test_unexpected_json_does_not_break_the_list(finished_run: Run, tmp_path: Path) -> None:
