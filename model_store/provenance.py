@@ -1,6 +1,6 @@
 """The blocks of a manifest that say where a version comes from and what was measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue
 
@@ -86,6 +86,19 @@ class Imported(FrozenModel):
     report: FilePath = Field(description="The file that says which properties were guessed.")
 
 
+TOP_SCORE_PERCENTILES: Final = (5, 50, 95)
+"""Percentiles of top scores, of the test images as of those that are served."""
+
+
+class TopScores(FrozenModel):
+    """Distribution of the top scores of the test images, as the service returns them."""
+
+    mean: Fraction = Field(description="Mean top score.")
+    percentiles: dict[Literal["5", "50", "95"], Fraction] = Field(
+        description="Top score by percentile."
+    )
+
+
 class Metrics(FrozenModel):
     """Measurements on the test split, from encoded images through `prepare`, before calibration."""
 
@@ -100,6 +113,12 @@ class Metrics(FrozenModel):
     )
     ece: Fraction | None = Field(default=None, description="Expected calibration error.")
     loss: FiniteFloat | None = Field(default=None, description="Mean cross-entropy, in nats.")
+    top_scores: TopScores | None = Field(
+        default=None,
+        exclude_if=lambda block: block is None,  # older versions of the service reject it
+        description="Top scores after calibration, to compare with those of images that are "
+        "served; absent in versions of older releases.",
+    )
 
 
 class Signature(FrozenModel):

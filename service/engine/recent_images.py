@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
+from model_store.provenance import TOP_SCORE_PERCENTILES
 from service.engine.classification import Classification
 from service.errors import InvalidModelOutputError
 
 WINDOW: Final = 1000
-PERCENTILES: Final = (5, 50, 95)
 
 
 class RecentImages:
@@ -48,7 +48,8 @@ class RecentImages:
             scores = list(self._scores)
         if not scores:
             return {}
-        return dict(zip(PERCENTILES, np.percentile(scores, PERCENTILES).tolist(), strict=True))
+        values = np.percentile(scores, TOP_SCORE_PERCENTILES).tolist()
+        return dict(zip(TOP_SCORE_PERCENTILES, values, strict=True))
 
     def mean_score(self) -> float | None:
         return self._mean(self._scores)

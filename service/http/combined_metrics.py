@@ -40,6 +40,8 @@ GAUGES: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
     "resident_recent_top_score_ratio": fmean,
     "resident_store_readable": min,
     "resident_test_accuracy_ratio": max,
+    "resident_test_top_score_mean_ratio": max,
+    "resident_test_top_score_ratio": max,
     "resident_upload_bytes": sum,
     "resident_upload_limit_bytes": sum,
     "resident_versions": max,

@@ -11,12 +11,20 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from model_store.provenance import TopScores
 from service.engine.loaded_version import LoadedVersion
 from service.versions.registry import Registry
 
 BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
 Read = Callable[[LoadedVersion], float | None]
 _LABELS: Final = ("model", "version")
+
+
+def _test_scores(loaded: LoadedVersion) -> TopScores | None:
+    metrics = loaded.version.manifest.metrics
+    return metrics.top_scores if metrics else None
+
+
 _GAUGES: Final[Mapping[str, tuple[str, Read]]] = {
     "resident_queue_images": (
         "Images that wait for a place in a batch",
@@ -49,6 +57,10 @@ _GAUGES: Final[Mapping[str, tuple[str, Read]]] = {
     "resident_test_accuracy_ratio": (
         "Share of the test images of training with a correct top label",
         lambda loaded: metrics.top1 if (metrics := loaded.version.manifest.metrics) else None,
+    ),
+    "resident_test_top_score_mean_ratio": (
+        "Mean top score of the test images of training",
+        lambda loaded: scores.mean if (scores := _test_scores(loaded)) else None,
     ),
     "resident_recent_images": (
         "Images on which the metrics resident_recent_* are based: the newest, at most 1,000",
@@ -99,22 +111,34 @@ class ModelCollector(Collector):
             for labels, loaded in serving:
                 counter.add_metric(labels, read(loaded) or 0)
             yield counter
-        yield self._score_percentiles(serving)
+        yield from self._score_percentiles(serving)
         yield self._dropped_images(serving)
         yield self._batch_sizes(serving)
         yield self._versions()
 
     @staticmethod
-    def _score_percentiles(serving: list[tuple[list[str], LoadedVersion]]) -> Metric:
-        scores = GaugeMetricFamily(
+    def _score_percentiles(
+        serving: list[tuple[list[str], LoadedVersion]],
+    ) -> Iterator[Metric]:
+        recent = GaugeMetricFamily(
             "resident_recent_top_score_ratio",
             "Top score of the newest images by percentile",
             labels=[*_LABELS, "percentile"],
         )
+        test = GaugeMetricFamily(
+            "resident_test_top_score_ratio",
+            "Top score of the test images of training by percentile",
+            labels=[*_LABELS, "percentile"],
+        )
         for labels, loaded in serving:
             for percentile, score in loaded.recent.score_percentiles().items():
-                scores.add_metric([*labels, str(percentile)], score)
-        return scores
+                recent.add_metric([*labels, str(percentile)], score)
+            for name, score in (
+                scores.percentiles.items() if (scores := _test_scores(loaded)) else ()
+            ):
+                test.add_metric([*labels, name], score)
+        yield recent
+        yield test
 
     @staticmethod
     def _dropped_images(serving: list[tuple[list[str], LoadedVersion]]) -> Metric:

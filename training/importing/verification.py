@@ -70,7 +70,7 @@ def verify(
     metrics = None
     if verification_set is not None and labelled is not None:
         scores = score_labelled(session, labelled, candidate.max_batch_size, progress)
-        metrics = measure(scores, verification_set.labels)
+        metrics = measure(scores, verification_set.labels, candidate.outputs)
         checks += check_accuracy(candidate, verification_set, labelled, metrics)
     return VerificationResult(tuple(checks), golden, files, tolerance, metrics)
 

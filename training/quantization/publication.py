@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from model_store.manifest import Variant
 from model_store.store import ModelStore
@@ -68,10 +69,13 @@ def publish_variant(
         golden_logits=quantized.golden_logits,
         gate=quantized.checks,
     )
+    changes: dict[str, Any] = {"variants": (*others, variant)}
+    if (metrics := manifest.metrics) and not metrics.top_scores:  # of an older release
+        changes["metrics"] = metrics.model_copy(update={"top_scores": quantized.top_scores})
     return publish_derived(
         version,
         store,
-        {"variants": (*others, variant)},
+        changes,
         files,
         why=f"{quantized.precision} of {version}",
         promote=promote,

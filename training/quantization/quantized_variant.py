@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from model_store.manifest import Check, Precision
+from model_store.provenance import TopScores
 from training.quantization.checks import ALLOWED_CHANGED_IMAGES
 from training.quantization.defaults import DEFAULT_CALIBRATION_IMAGES, DEFAULT_MAX_LOSS
 from training.quantization.sensitivity import Sensitivity
@@ -46,6 +47,7 @@ class QuantizedVariant:
     Attributes:
         golden_logits: Logits of each golden image on this machine.
         top1: fp32's and the variant's top-1 on the test split.
+        top_scores: Top scores of fp32 on the test split.
         fp32_layers: Layers that were left in fp32.
         sensitivities: Empty if layers were not measured.
         changed: Test images with another top-1 than in fp32.
@@ -58,6 +60,7 @@ class QuantizedVariant:
     golden_logits: tuple[tuple[float, ...], ...]
     checks: tuple[Check, ...]
     top1: tuple[float, float]
+    top_scores: TopScores
     fp32_layers: tuple[str, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
     changed: tuple[ChangedLabel, ...] = ()

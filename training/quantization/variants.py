@@ -46,6 +46,7 @@ from training.quantization.sensitivity import (
 from training.run.data import RunData
 from training.run.inference import run_with_embeddings
 from training.steps.density import check_density
+from training.top_scores import measure_top_scores
 
 VALIDATION_IMAGES: Final = 1000
 _DRIFT_QUANTILE: Final = 0.99
@@ -97,6 +98,9 @@ def make_variant(
         tuple(map(tuple, candidate.golden_logits.tolist())),
         checks,
         (fp32_top1, top1),
+        measure_top_scores(
+            candidate.expected, version.manifest.outputs, version.manifest.calibration
+        ),
         fp32_layers,
         sensitivities,
         tuple(_changed_labels(candidate, data)),

@@ -23,7 +23,7 @@ from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.density import read_density
-from training.steps.evaluate import read_figures
+from training.steps.evaluate import read_figures, read_logits
 from training.steps.export import (
     CLASSIFIER_FILE,
     EXPORT_MAX_BATCH_SIZE,
@@ -33,6 +33,7 @@ from training.steps.export import (
     model_input,
 )
 from training.steps.golden import read_golden
+from training.top_scores import measure_top_scores
 
 PUBLISHED_FILE: Final = "published.json"
 CHECKPOINT_WEIGHTS_FILE: Final = "checkpoint.safetensors"
@@ -120,6 +121,7 @@ def report_to_publish(run: Run) -> Path | None:
 
 def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, Any]:
     config, figures = run.config, read_figures(run)
+    calibration = read_calibration(run).calibration if run.has(CALIBRATION_FILE) else None
     return {
         "created_at": now(),
         "derived_from": config.derived_from,
@@ -132,7 +134,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
         "classifier": Classifier(file=CLASSIFIER_FILE),
         "density": read_density(run).density,
         "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE) if config.keep_checkpoint else None,
-        "calibration": read_calibration(run).calibration if run.has(CALIBRATION_FILE) else None,
+        "calibration": calibration,
         "training": Training(
             run_id=run.run_id,
             command=config.command,
@@ -153,6 +155,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
             test_images=figures["test_images"],
             ece=figures["ece"],
             loss=figures["loss"],
+            top_scores=measure_top_scores(read_logits(run), OUTPUTS, calibration),
         ),
         "gate": checks,
         "golden": read_golden(run),

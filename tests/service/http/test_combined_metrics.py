@@ -30,6 +30,8 @@ def gauge(name: str, *values: float) -> list[Families]:
         ("resident_recent_embedding_drift", 4),
         ("resident_recent_top_score_mean_ratio", 4),
         ("resident_test_accuracy_ratio", 9),
+        ("resident_test_top_score_mean_ratio", 9),
+        ("resident_test_top_score_ratio", 9),
         ("resident_live", 1),
     ],
 )

@@ -12,6 +12,7 @@ from exposition import exposed, find_sample
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, running
 
+from model_store.provenance import Metrics, TopScores
 from service.engine.priority import INTERACTIVE
 from service.http.metrics import ServiceMetrics
 from service.prediction.request import RequestRecord
@@ -176,3 +177,21 @@ def test_batches_are_counted_in_every_bucket_that_holds_them(registry: Registry)
     assert find_sample(text, "resident_batch_size_sum", labels) == 4 + 6 + 32 + 65
     assert find_sample(text, "resident_pending_images", labels) == 6
     assert find_sample(text, "resident_queue_images", labels) == 0
+
+
+def test_the_top_scores_of_training_are_beside_those_of_the_newest_images(
+    registry: Registry,
+) -> None:
+    """A version of an older release has none."""
+    scores = TopScores(mean=0.8, percentiles={"5": 0.5, "50": 0.9, "95": 1.0})
+    publish(registry.store, metrics=Metrics(top1=0.9, test_images=100, top_scores=scores))
+    publish(registry.store, "older", metrics=Metrics(top1=0.9, test_images=100))
+    reconcile(registry)
+    text = exposed(ServiceMetrics(registry))
+    labels = {"model": MODEL, "version": "1"}
+    assert find_sample(text, "resident_test_top_score_mean_ratio", labels) == 0.8
+    for percentile, score in scores.percentiles.items():
+        of_one = {**labels, "percentile": percentile}
+        assert find_sample(text, "resident_test_top_score_ratio", of_one) == score
+    assert 'resident_test_accuracy_ratio{model="older"' in text
+    assert 'resident_test_top_score_mean_ratio{model="older"' not in text

@@ -18,7 +18,7 @@ from PIL import Image
 from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, Output, ServerProcess, running
 from slow_model import slow_model_bytes
 
-from model_store.provenance import Metrics
+from model_store.provenance import Metrics, TopScores
 from service.key_changes import add_key
 
 RED = plain("red")
@@ -56,7 +56,8 @@ def serving_with_faults(folder: Path) -> Iterator[ServerProcess]:
     publish_deviating(store, "broken")
     for name in ("slow", "hanging"):
         publish(store, name, file=slow_model_bytes(SIZE, SIZE, WEIGHTS))
-    metrics = Metrics(top1=1.0, test_images=100)
+    scores = TopScores(mean=1.0, percentiles={"5": 1.0, "50": 1.0, "95": 1.0})
+    metrics = Metrics(top1=0.5, test_images=100, top_scores=scores)
     publish(store, "drifting", embedding=True, density=DENSITY, metrics=metrics)
     keys = folder / "keys.json"
     add_key(keys, "deploy", ["manage"], expires_in=timedelta(days=1))

@@ -203,7 +203,7 @@ def accuracy(
         alternatives={name: by_index(table) for name, table in (alternatives or {}).items()},
     )
     chosen = SimpleNamespace(labels=labels, floor=floor)
-    metrics = measure(own, labels)
+    metrics = measure(own, labels, candidate.outputs)
     results = check_accuracy(candidate, chosen, indexed(len(labels)), metrics)  # type: ignore[arg-type]
     return {check.check: check for check in results}
 
@@ -316,7 +316,7 @@ def geometry_check(gain: int, geometries: tuple[int, ...]) -> Check:
         images=SimpleNamespace(pixels=pixels),
     )
     own_pixels = pixels(chosen.chosen, 0)
-    metrics = measure(own, labels)
+    metrics = measure(own, labels, candidate.outputs)
     checks = check_accuracy(candidate, chosen, own_pixels, metrics)  # type: ignore[arg-type]
     return {check.check: check for check in checks}["no_better_reading"]
 
@@ -341,11 +341,14 @@ def test_without_alternatives_there_is_no_such_check() -> None:
 
 def test_top5_counts_five_ranks() -> None:
     scores = np.tile(np.arange(7, 0, -1, dtype=np.float32), (3, 1))
-    metrics = measure(scores, np.array([0, 4, 5]))
+    metrics = measure(scores, np.array([0, 4, 5]), Outputs(logits="logits"))
     assert metrics.top1 == pytest.approx(1 / 3)
     assert metrics.top5 == pytest.approx(2 / 3)
     assert metrics.test_images == 3
     assert metrics.top1_interval[0] < 1 / 3 < metrics.top1_interval[1] < 1
+    top = 1 / np.exp(-np.arange(7.0)).sum()  # of each image
+    assert metrics.top_scores.mean == pytest.approx(top)
+    assert metrics.top_scores.percentiles == pytest.approx({"5": top, "50": top, "95": top})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 
 from model_store.manifest import Check
+from model_store.provenance import TopScores
 from training.data.image_set import ImageSet
 from training.data.sources import load_data
 from training.quantization.quantized_variant import (
@@ -13,6 +14,7 @@ from training.quantization.quantized_variant import (
 from training.quantization.refusal import SHOWN, describe_refusal
 from training.quantization.sensitivity import Sensitivity
 
+TOP = TopScores(mean=0.8, percentiles={"5": 0.5, "50": 0.9, "95": 1.0})
 LAYERS = tuple(Sensitivity(f"layer{number}", 0.5 / number) for number in range(1, 9))
 
 
@@ -29,7 +31,7 @@ def refused(*names: str, waived: str | None = None) -> QuantizedVariant:
     changed = tuple(ChangedLabel(image, 3, 8) for image in range(10, 10 + SHOWN + 2))
     golden = ("golden/seven.png",)
     return QuantizedVariant(
-        "int8", b"", 1.0, (), checks, (1, 0.9), ("layer1",), LAYERS, changed, golden
+        "int8", b"", 1.0, (), checks, (1, 0.9), TOP, ("layer1",), LAYERS, changed, golden
     )
 
 

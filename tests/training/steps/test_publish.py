@@ -4,14 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 from short_runs import publish_as_passed
 
 from model_store import golden
 from model_store.errors import PublishError
+from model_store.provenance import Metrics, TopScores
 from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import MAX_REPORT_BYTES
+from training.derived_version import publish_derived
 from training.errors import GateError, RunError
 from training.gates import gate as gates
 from training.quantization.publication import publish_variant
@@ -20,7 +24,11 @@ from training.reports.run_report import PUBLISHED_REPORT_FILE
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
+from training.steps.evaluate import read_logits
 from training.steps.publish import Published, publish
+
+TOP_SCORES = TopScores(mean=0.8, percentiles={"5": 0.5, "50": 0.9, "95": 1.0})
+VARIANT = QuantizedVariant("int8", b"a file", 0.5, (), (), (1.0, 1.0), TOP_SCORES)
 
 
 @pytest.fixture
@@ -66,6 +74,40 @@ def test_the_version_has_the_calibration_of_the_run(gated_copy: Run, store: Mode
     publish_as_passed(gated_copy, store)
     with store.open("digits-resnet20", 1) as version:
         assert version.manifest.calibration == read_calibration(gated_copy).calibration is not None
+
+
+def test_the_version_has_the_calibrated_top_scores_of_the_test_images(
+    gated_copy: Run, store: ModelStore
+) -> None:
+    publish_as_passed(gated_copy, store)
+    manifest = store.open_manifest("digits-resnet20", 1).manifest
+    assert manifest.metrics
+    assert manifest.calibration
+    assert manifest.calibration.temperature != 1
+    top = softmax(read_logits(gated_copy) / manifest.calibration.temperature, axis=1).max(axis=1)
+    found = manifest.metrics.top_scores
+    assert found
+    assert found.mean == pytest.approx(top.mean())
+    assert found.percentiles["50"] == pytest.approx(np.median(top))
+
+
+@pytest.mark.parametrize("of_older_release", [True, False])
+def test_a_variant_of_an_older_release_gets_the_top_scores(
+    gated_copy: Run, store: ModelStore, *, of_older_release: bool
+) -> None:
+    """A newer version keeps its own."""
+    publish_as_passed(gated_copy, store)
+    model = gated_copy.config.model
+    own = TOP_SCORES.model_copy(update={"mean": 0.7})
+    metrics = Metrics(top1=1, test_images=9, top_scores=None if of_older_release else own)
+    with store.open(model, 1) as version:
+        files = {entry.path: version.read_file(entry.path) for entry in version.manifest.files}
+        publish_derived(version, store, {"metrics": metrics}, files, why="a test", promote=True)
+    with store.open(model, 2) as version:
+        assert publish_variant(version, VARIANT, store, promote=False).version == 3
+    published = store.open_manifest(model, 3).manifest.metrics
+    assert published
+    assert published.top_scores == (TOP_SCORES if of_older_release else own)
 
 
 def test_the_version_holds_the_report_of_the_run(gated_copy: Run, store: ModelStore) -> None:
@@ -197,7 +239,6 @@ def test_a_version_with_another_variant_is_not_the_published_version_of_the_run(
     publish_as_passed(gated_copy, store)
     model = gated_copy.config.model
     with store.open(model, 1) as version:
-        made = QuantizedVariant("int8", b"a file", 0.5, (), (), (1.0, 1.0))
-        assert publish_variant(version, made, store, promote=False).version == 2
+        assert publish_variant(version, VARIANT, store, promote=False).version == 2
     assert publish(gated_copy, open_run_data(gated_copy), store) == Published(1, promoted=True)
     assert store.aliases(model).version("production") == 1
