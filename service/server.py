@@ -32,12 +32,12 @@ from service.log_format import FORMATTERS
 from service.protocols.grpc_extra import GrpcMissingError
 from service.public_address import is_loopback
 from service.settings import Settings
-from service.sockets import check_can_listen, listen, reserve_port
+from service.sockets import accept_waiting, check_can_listen, listen, reserve_port
 from service.startup_text import describe_open_service, describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.tls import CertificateError, TlsCertificate, find_tls_files
 from service.versions.registry import Registry
-from service.workers.balanced_listener import BalancedListener
+from service.workers.balanced_listener import BalancedListener, pass_on
 from service.workers.connection_counts import ConnectionCounts
 from service.workers.link import Link, WorkerPart
 from service.workers.shared_buckets import SharedBuckets
@@ -101,10 +101,23 @@ class Server(uvicorn.Server):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         if self.uds and not self.worker.link:
             self.uds.unlink(missing_ok=True)  # before it closes: then the next server may own it
-        await asyncio.gather(*(listener.close() for listener in self._shared))
+        if self._shared:
+            await asyncio.gather(*(listener.close() for listener in self._shared))
+        else:
+            await self._stop_listening(sockets or [])
         await super().shutdown(sockets)
         if self._following:
             self._following.cancel()
+
+    async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept who has connected, and then nobody else."""
+        connections = [each for listener in listeners for each in accept_waiting(listener)]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.close()
+        passing = (pass_on(each, self._make_protocol, self.config.ssl) for each in connections)
+        await asyncio.gather(*passing)
 
     def _share(self, listeners: Sequence[socket.socket]) -> None:
         """Listen on sockets on which other workers listen too."""

@@ -61,6 +61,16 @@ def reserve_port(host: str, port: int) -> socket.socket:
     return reserved
 
 
+def accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Accept the clients whose connection is complete. Closing the listener would reset them."""
+    listener.settimeout(0)
+    connections = []
+    with suppress(OSError):  # BlockingIOError: none is left
+        while True:
+            connections.append(listener.accept()[0])
+    return connections
+
+
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of a host that this machine has; on both families for `::`."""
     listeners: list[socket.socket] = []

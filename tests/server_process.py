@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "default",
     "XDG_CONFIG_HOME": str(REPOSITORY / "no-config"),  # no keys of the person who runs the tests
 }
+SERVE = (sys.executable, "-m", "service")
 PATIENCE_SECONDS = 60  # when what a test waits for never comes; no test measures a time
 
 
@@ -76,12 +77,13 @@ class ServerProcess:
         *arguments: object,
         cwd: Path = REPOSITORY,
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = SERVE,
     ) -> None:
         clean = {
             name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", *map(str, arguments)],
+            [*command, *map(str, arguments)],
             cwd=cwd,
             env=clean | ENVIRONMENT | _default_model(arguments) | dict(environment or {}),
             stdout=subprocess.PIPE,
@@ -137,10 +139,15 @@ class ServerProcess:
 
 @contextmanager
 def running(
-    *arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None
+    *arguments: object,
+    cwd: Path = REPOSITORY,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = SERVE,
 ) -> Iterator[ServerProcess]:
     """A server process on a free port that always ends with the block."""
-    server = ServerProcess("--port", 0, *arguments, cwd=cwd, environment=environment)
+    server = ServerProcess(
+        "--port", 0, *arguments, cwd=cwd, environment=environment, command=command
+    )
     try:
         yield server
     finally:

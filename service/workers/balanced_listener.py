@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from service.sockets import accept_waiting
 from service.workers.connection_counts import ConnectionCounts
 
 MAX_DIFFERENCE: Final = 2
@@ -65,12 +66,14 @@ class BalancedListener:
         self._loop.add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        """Accept no more connections; those that were accepted are passed on first."""
+        """Accept who has connected, and then nobody else. Returns when they are passed on."""
         for timer in (self._waiting, self._beating):
             if timer:
                 timer.cancel()
         self._loop.remove_reader(self._listener)
         self._counts.clear(self._number)
+        for connection in accept_waiting(self._listener):
+            self._pass_on(connection)
         self._listener.close()
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
@@ -87,9 +90,12 @@ class BalancedListener:
                 logger.error("connections not accepted reason=%r", error.strerror)  # noqa: TRY400
                 self._wait(PAUSE_AFTER_ERROR_SECONDS)
                 return
-            task = self._loop.create_task(self._connect(connection))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._pass_on(connection)
+
+    def _pass_on(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(pass_on(connection, self._make_protocol, self._tls))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
@@ -112,12 +118,19 @@ class BalancedListener:
         self._counts.set(self._number, count)
         return count
 
-    async def _connect(self, connection: socket.socket) -> None:
-        try:
-            connection.settimeout(0)
-            if connection.family != socket.AF_UNIX:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._tls)
-        except OSError:  # the client has gone
-            with suppress(OSError):
-                connection.close()
+
+async def pass_on(
+    connection: socket.socket,
+    make_protocol: Callable[[], asyncio.Protocol],
+    tls: ssl.SSLContext | None,
+) -> None:
+    """Create the transport and the protocol of a connection that was just accepted."""
+    try:
+        connection.settimeout(0)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(make_protocol, connection, ssl=tls)
+    except OSError:  # the client has gone
+        with suppress(OSError):
+            connection.close()

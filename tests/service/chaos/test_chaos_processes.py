@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ RED: Final = plain("red")
 REQUEST: Final = request_head(Content_Length=len(RED)) + RED
 CONNECTIONS: Final = 8
 BATCH: Final = 6
+LATE_CLIENTS: Final = 40
 
 
 def children(pid: int) -> list[int]:
@@ -96,6 +98,37 @@ def test_sigterm_under_load_loses_no_request(colour_store: ModelStore, drain_sec
     assert all(answered >= BATCH for answered in counts)
     assert "Traceback" not in server.stderr.text
     assert "graceful shutdown exceeded" not in server.stderr.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clients_that_connect_until_the_end_are_answered(
+    colour_store: ModelStore, workers: int
+) -> None:
+    """Their connections are complete, but not accepted yet, when the server stops to listen."""
+    program = f"""if True:
+        import socket, sys
+        from service.__main__ import main
+        from service.server import Server
+
+        shut_down = Server.shutdown
+
+        async def connect_and_shut_down(self, sockets=None):
+            address = sockets[0].getsockname()
+            clients = [socket.create_connection(address) for _ in range({LATE_CLIENTS})]
+            for client in clients:
+                client.sendall({REQUEST!r})
+            await shut_down(self, sockets)
+            for client in clients:
+                print("late client", client.recv(12), file=sys.stderr)
+
+        Server.shutdown = connect_and_shut_down
+        main()
+    """
+    flags = ("--store", colour_store.root, "--no-builtin", "--workers", workers)
+    with running(*flags, command=(sys.executable, "-c", program)) as server:
+        server.announced().end(signal.SIGTERM)
+    answers = re.findall(r"late client (.*)", server.stderr.text)
+    assert answers == ["b'HTTP/1.1 200'"] * LATE_CLIENTS * workers
 
 
 async def _load_until_closed(server: ServerProcess) -> list[int]:
