@@ -10,9 +10,14 @@ ARG EXTRAS=
 # Pin the base by digest: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:…
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
+# What all stages have. `make test-containers` removes untagged images by this label.
+FROM ${BASE_IMAGE} AS labelled
+LABEL org.opencontainers.image.vendor=Resident \
+      org.opencontainers.image.licenses=Apache-2.0
+
 # One user for all containers, because they share the volumes. Its group is 0, so that
 # `--user "$(id -u):0"` can write to new volumes too.
-FROM ${BASE_IMAGE} AS base
+FROM labelled AS base
 RUN useradd --system --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent \
       --shell /usr/sbin/nologin resident \
  && find /usr -depth \( -name ensurepip -o -path '*-packages/pip*' \
@@ -27,7 +32,7 @@ ENV PATH=/opt/resident/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     LOGNAME=resident
 
-FROM ${BASE_IMAGE} AS builder
+FROM labelled AS builder
 RUN python -m venv --without-pip /opt/resident
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -56,13 +61,13 @@ COPY requirements/training.txt .
 RUN $INSTALL -r training.txt
 
 # Byte code is compiled here: the root file system of a container is read-only.
-FROM ${BASE_IMAGE} AS service-code
+FROM labelled AS service-code
 WORKDIR /app
 COPY model_store model_store
 COPY service service
 RUN python -m compileall -q model_store service
 
-FROM ${BASE_IMAGE} AS training-code
+FROM labelled AS training-code
 WORKDIR /app
 COPY model_store model_store
 COPY training training
@@ -89,7 +94,6 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident service (GPU)" \
       org.opencontainers.image.description="Serves residual image classifiers over HTTP" \
-      org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$REVISION
 
@@ -110,7 +114,6 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident training" \
       org.opencontainers.image.description="Trains residual image classifiers and publishes them" \
-      org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$REVISION
 ENTRYPOINT ["python", "-m", "training"]
@@ -124,8 +127,7 @@ USER 10001:0
 EXPOSE 8443
 STOPSIGNAL SIGQUIT
 LABEL org.opencontainers.image.title="Resident proxy" \
-      org.opencontainers.image.description="nginx: TLS and retries in front of Resident replicas" \
-      org.opencontainers.image.licenses=Apache-2.0
+      org.opencontainers.image.description="nginx: TLS and retries in front of Resident replicas"
 ENTRYPOINT ["sh", "/etc/resident-proxy/start.sh"]
 
 # The last stage is what `docker build .` builds.
@@ -136,6 +138,5 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident service" \
       org.opencontainers.image.description="Serves residual image classifiers over HTTP" \
-      org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$REVISION

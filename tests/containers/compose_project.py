@@ -90,6 +90,14 @@ class Project:
         """Run `docker compose …`."""
         return self.run("docker", "compose", *arguments, check=check)
 
+    def build(self, target: str, tag: str, **arguments: str) -> None:
+        """Build a stage of the Dockerfile."""
+        options = [
+            f"--build-arg={name}={text}"
+            for name, text in ({"BASE_IMAGE": BASE_IMAGE} | arguments).items()
+        ]
+        self.docker("build", "--target", target, "--tag", tag, *options, ".")
+
     def up(self, *services: str, replicas: int = 1) -> list[str]:
         """Start services; returns the ids of the replicas of `service` once they are ready."""
         self.compose("up", "--detach", "--no-build", "--scale", f"service={replicas}", *services)

@@ -1,5 +1,6 @@
 """Containers of the images of this checkout. Every test is skipped where no engine answers."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from compose_project import BASE_IMAGE, MakeProject, Project, answers, find_docker, started
+
+DISK_BYTES = 4_000_000_000
+LABEL = "org.opencontainers.image.vendor=Resident"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,8 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of the command `docker`, once the images are built."""
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The directory of the command `docker`, once the images are built.
+
+    Afterwards, untagged images of the Dockerfile are removed. Stages with installed
+    packages have a tag, so that they stay and the next build takes seconds.
+    """
     found = find_docker(tmp_path_factory.mktemp("docker"))
     if found is None:
         pytest.skip("needs docker with docker compose, or podman with podman-compose")
@@ -28,8 +36,30 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> str:
         command, "pull", BASE_IMAGE
     ):
         pytest.skip(f"the base image {BASE_IMAGE} is not here and cannot be pulled")
-    Project("resident-test", found, {}).compose("--profile", "proxy", "build", "service", "proxy")
-    return found
+    project = Project("resident-test", found, {})
+    check_disk(project)
+    try:
+        project.compose("--profile", "proxy", "build", "service", "proxy")
+        project.build("service-environment", "resident-test-environment")
+        yield found
+    finally:
+        project.docker("image", "prune", "--force", "--filter", f"label={LABEL}")
+
+
+def check_disk(project: Project) -> None:
+    """Fail if the engine has too little disk space for the images and containers of all tests."""
+    template = "{{.Store.GraphRoot}}" if project.is_podman else "{{.DockerRootDir}}"
+    root = Path(project.docker("info", "--format", template))
+    if not root.exists():  # the engine runs on another machine
+        return
+    free = shutil.disk_usage(root).free
+    if free < DISK_BYTES:
+        pytest.fail(
+            f"The container tests need {DISK_BYTES / 1e9:.0f} GB of free disk space for {root}, "
+            f"which has {free / 1e9:.1f} GB. `docker system df` or `podman system df` shows what "
+            "uses it, and `image prune` removes images that nothing uses.",
+            pytrace=False,
+        )
 
 
 @pytest.fixture

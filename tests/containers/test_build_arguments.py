@@ -21,11 +21,11 @@ def test_an_image_with_all_extras_on_a_pinned_base(make_project: MakeProject) ->
     project = make_project(SERVICE_BUILTIN="true")
     tag = f"resident-test-{secrets.token_hex(4)}"
     arguments = {"BASE_IMAGE": digest_of_the_base(project), "EXTRAS": " ".join(EXTRAS)}
-    options = [f"--build-arg={name}={text}" for name, text in arguments.items()]
     grpc = ("--env", "SERVICE_GRPC_PORT=9000", "--env", "SERVICE_KEYS=")
     try:
-        project.docker("build", "--target", "service", "--tag", tag, *options, ".")
-        modules = "import cryptography, grpc, httpx, pillow_heif, pynvml, service.tracing"
+        project.build("service-environment", "resident-test-extras", **arguments)
+        project.build("service", tag, **arguments)
+        modules = "import cryptography, grpc, httpx, pillow_heif, pynvml, s3fs, service.tracing"
         project.docker("run", "--rm", "--entrypoint", "python", tag, "-c", modules)
         publish = ("--publish", "127.0.0.1::8000")
         project.docker("run", "--detach", "--name", tag, *grpc, *publish, tag)
