@@ -67,7 +67,9 @@ def prepare_runs(
     for kind in KINDS:
         for labels in LABELS:
             classes = list(range(labels))
-            runs[f"{kind} {labels}"] = partial(explain, loaded, kind, image, features[0], classes)
+            runs[f"{kind} {labels}"] = partial(
+                explain, loaded, kind, (640, 427), features[0], classes
+            )
     return runs
 
 

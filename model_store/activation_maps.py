@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -82,7 +82,9 @@ def activation_maps(
     Returns:
         float32 `[len(classes), height, width]`.
     """
-    return np.tensordot(classifier.weight[list(classes)], features, axes=1)
+    channels, height, width = features.shape
+    maps = classifier.weight[list(classes)] @ features.reshape(channels, height * width)
+    return maps.reshape(-1, height, width)
 
 
 def render_overlays(
@@ -100,17 +102,54 @@ def render_overlays(
     Returns:
         PNGs with transparency and the aspect ratio of the image.
     """
-    scale = min(1.0, OVERLAY_SIDE / max(size))
-    width, height = (max(1, round(side * scale)) for side in size)
-    rows = _interpolation(height, size[1], region.top, region.height, activation_maps.shape[1])
-    columns = _interpolation(width, size[0], region.left, region.width, activation_maps.shape[2])
-    peaks = activation_maps.max(axis=(1, 2), keepdims=True).clip(min=1e-12)
-    shares = (activation_maps / peaks).clip(0, 1)
-    levels = np.rint(rows @ shares @ columns.T * (_LEVELS - 1)).astype(np.uint8)
-    return [_encode(each) for each in levels]
+    canvas = _canvas(size, region, activation_maps.shape[1:])
+    peaks = activation_maps.max(axis=(1, 2), keepdims=True)
+    levels = activation_maps * (_LEVELS - 1) / np.maximum(peaks, 1e-12)
+    wide = np.maximum(levels, 0).dot(canvas.columns)
+    return [canvas.encode(canvas.rows.dot(each)) for each in wide]
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """Everything about an overlay that does not depend on the values of its map.
+
+    Attributes:
+        rows: Interpolates the rows of a map, float32 `[height, rows of the map]`.
+        columns: Interpolates its columns, float32 `[columns of the map, 1 + width]`. The first
+            one gives 0, the byte with which a line of a PNG without a filter begins.
+        head: The PNG before its pixels.
+    """
+
+    rows: NDArray[np.float32]
+    columns: NDArray[np.float32]
+    head: bytes
+
+    def encode(self, levels: NDArray[np.float32]) -> bytes:
+        """A PNG with a palette. Compression or Pillow would take as long as all other steps."""
+        lines = (levels + 0.5).astype(np.uint8)
+        return self.head + _chunk(b"IDAT", zlib.compress(lines.data, 0)) + _PNG_END
 
 
 @lru_cache(maxsize=64)  # most clients send images of few sizes
+def _canvas(size: tuple[int, int], region: Region, cells: tuple[int, int]) -> _Canvas:
+    """The canvas of an image.
+
+    Args:
+        size: Width and height of the image.
+        region: The part of it that the map covers.
+        cells: Height and width of the map.
+
+    Source of the format: PNG, third edition, section 5.
+    """
+    scale = min(1.0, OVERLAY_SIDE / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    rows = _interpolation(height, size[1], region.top, region.height, cells[0])
+    columns = _interpolation(width, size[0], region.left, region.width, cells[1])
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 3: colours of a palette
+    head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _palette()
+    return _Canvas(rows, np.pad(columns, ((1, 0), (0, 0))).T.copy(), head)
+
+
 def _interpolation(
     pixels: int, side: int, start: float, length: float, cells: int
 ) -> NDArray[np.float32]:
@@ -130,23 +169,11 @@ def _interpolation(
     return np.asarray((1 - distances).clip(0) * inside[:, None], np.float32)
 
 
-def _encode(levels: NDArray[np.uint8]) -> bytes:
-    """A PNG with a palette (PNG, third edition, section 5). Pillow takes four times as long."""
-    height, width = levels.shape
-    lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with a filter byte: 0, none
-    lines[:, 1:] = levels
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 3: colours of a palette
-    data = zlib.compress(lines.tobytes(), 1)
-    chunks = (_chunk(b"IHDR", header), _palette(), _chunk(b"IDAT", data), _chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 def _chunk(kind: bytes, data: bytes) -> bytes:
     check = zlib.crc32(data, zlib.crc32(kind))
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
 
 
-@cache
 def _palette() -> bytes:
     """The chunks with the colours and the alphas of all levels."""
     shares = np.linspace(0, 1, _LEVELS)
@@ -156,3 +183,6 @@ def _palette() -> bytes:
     return _chunk(b"PLTE", colours.astype(np.uint8).tobytes()) + _chunk(
         b"tRNS", alphas.astype(np.uint8).tobytes()
     )
+
+
+_PNG_END: Final = _chunk(b"IEND", b"")

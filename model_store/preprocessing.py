@@ -12,7 +12,7 @@ import io
 import struct
 import zlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +29,29 @@ from model_store.image_header import (
     DECODE_ERRORS,
     DEFAULT_MAX_PIXELS,
     decode_error_reason,
-    open_header,
     open_image,
-    sniff,
 )
 from model_store.jpeg_markers import END, lacks_only_end
 from model_store.pixel_layout import explain_unreadable
-from model_store.png_metadata import without_pixels
 
 if TYPE_CHECKING:
     from model_store.manifest import Preprocessing
 
 Pixels = NDArray[np.uint8]
 """Images as uint8 `[height, width, 3]` or `[batch, height, width, 3]`, RGB, 0 to 255."""
+
+
+class DecodedImage(NamedTuple):
+    """The model's input of one image, and the image's own size.
+
+    Attributes:
+        pixels: uint8 `[crop_height, crop_width, 3]`, RGB.
+        size: Width and height of the upright image.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+
 
 MIN_SOURCE_PIXELS: Final = 5.5
 """Source pixels per output pixel and side that a reduced decode must leave; see `reduction`."""
@@ -132,13 +142,15 @@ def _plain_png_header(width: int, height: int) -> bytes:
 
 
 def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:
+    """The model's input of an image that `open_image` returned; see `decode`."""
+    return decode(image, spec).pixels
+
+
+def decode(image: ImageFile.ImageFile, spec: Preprocessing) -> DecodedImage:
     """Decode an image that `open_image` returned.
 
     A JPEG that is much larger than the input is decoded at a fraction of its size, which takes a
     third of the time.
-
-    Returns:
-        uint8 `[crop_height, crop_width, 3]`, RGB.
 
     Raises:
         ImageError: The data is damaged or cannot be converted.
@@ -147,11 +159,15 @@ def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:
         image.draft(None, (image.width // fraction, image.height // fraction))
     load_pixels(image)
     try:
-        return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
+        upright = orient(image)
+        size = upright.width * fraction, upright.height * fraction
+        upright = to_rgb(upright, spec.background)  # frees the image before its conversion
+        pixels = crop(resize(upright, spec), spec)
     except DECODE_ERRORS as error:
         raise ImageCorruptError(
             f"the {image.format} image cannot be converted: {decode_error_reason(error)}"
         ) from None
+    return DecodedImage(pixels, size)
 
 
 def reduction(image: Image.Image, spec: Preprocessing) -> int:
@@ -246,24 +262,6 @@ def orient(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF orientation. Damaged EXIF counts as none."""
     transposition = _transposition(image)
     return image if transposition is None else image.transpose(transposition)
-
-
-def upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image once it is upright.
-
-    Args:
-        data: An image that `prepare` has accepted, so no limit is checked again.
-
-    Raises:
-        ImageError: It cannot be opened.
-    """
-    kind = sniff(data) or ""
-    image = open_header(kind, data)
-    width, height = image.size
-    if kind == "PNG":  # Pillow decodes the pixels to look for a rotation after them
-        image = open_header(kind, without_pixels(data))
-        load_pixels(image)
-    return (height, width) if _transposition(image) in _TURNS else (width, height)
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:

@@ -29,6 +29,9 @@ from service.prediction.response import encode_response
 MAX_EXPLANATIONS: Final = 1000
 """Most labels of all images of a request that are explained."""
 
+EXPLANATIONS_IN_EVENT_LOOP: Final = 10
+"""So many take less than 1 ms. A thread would cost as much as two of them."""
+
 
 def require_embedding(loaded: LoadedVersion) -> None:
     """Raise BadRequestError if the version has no embedding."""
@@ -115,11 +118,18 @@ class PredictCall(ImageApiCall[QueryParams]):
         media_type = choose_format(self._headers.get("accept", ""))
         explanations = None
         if request.explain:
-            explanations = await asyncio.to_thread(explain_all, self._loaded, request, outcomes)
+            explanations = await self._explain(request, outcomes)
         body = await encode_response(
             outcomes, request, self._record, class_names, FORMATS[media_type], explanations
         )
         return Reply(HTTPStatus.OK, body, media_type=media_type)
+
+    async def _explain(
+        self, request: PredictRequest, outcomes: Sequence[ImageOutcome]
+    ) -> list[dict[str, Any] | None]:
+        if len(outcomes) * request.top_k <= EXPLANATIONS_IN_EVENT_LOOP:
+            return explain_all(self._loaded, request, outcomes)
+        return await asyncio.to_thread(explain_all, self._loaded, request, outcomes)
 
 
 class ImageApi:

@@ -8,7 +8,7 @@ from model_store.errors import ImageUnsupportedError
 from model_store.image_header import open_image, sniff
 from model_store.jpeg_markers import count_scans
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, plain_png, to_pixels
+from model_store.preprocessing import DecodedImage, decode, plain_png
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.prediction.decoder import (
     DecoderLimits,
@@ -67,11 +67,8 @@ class DecodePool:
             await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.gather(self._workers.close(), self._large_workers.close())
 
-    def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
+    def decode_small(self, image: bytes, spec: Preprocessing) -> DecodedImage | None:
         """Decode an image in the event loop if it is small and simple, otherwise return None.
-
-        Returns:
-            uint8 `[crop_height, crop_width, 3]`, RGB.
 
         Raises:
             ImageError: The image cannot be decoded, or its format is not accepted.
@@ -81,23 +78,20 @@ class DecodePool:
         if len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS:
             pixels = plain_png(image, spec, self._max_pixels)
             if pixels is not None:
-                return pixels
+                return DecodedImage(pixels, (spec.crop_width, spec.crop_height))
         if not is_small(image):
             return None
         opened = open_image(image, spec, self._max_pixels)
         return (
-            to_pixels(opened, spec)
+            decode(opened, spec)
             if decode_cost(decoded_pixels(opened.size, spec), image) <= INLINE_PIXELS
             else None
         )
 
     async def decode(
         self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE
-    ) -> Pixels:
+    ) -> DecodedImage:
         """Decode an image in a process. Bulk images wait until no interactive image waits.
-
-        Returns:
-            uint8 `[crop_height, crop_width, 3]`, RGB.
 
         Raises:
             ImageError: The image cannot be decoded, or not within the limits of a process.

@@ -19,7 +19,7 @@ import numpy as np
 from model_store import errors as store_errors
 from model_store.errors import ImageCorruptError, ImageError, ImageTooExpensiveError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels
+from model_store.preprocessing import DecodedImage
 from service.host.child_process import child_command, child_options
 from service.prediction.decoder_process import (
     COST,
@@ -30,6 +30,7 @@ from service.prediction.decoder_process import (
     READY,
     REPLY,
     REQUEST,
+    SIZE,
 )
 
 BASE_MEMORY_BYTES: Final = 48 * 1024 * 1024
@@ -130,14 +131,11 @@ class Decoder:
 
     async def decode(
         self, image: bytes, spec: Preprocessing, max_cost: float, memory_bytes: int
-    ) -> Pixels:
+    ) -> DecodedImage:
         """Decode an image if it costs at most `max_cost` pixels.
 
         The process may use `memory_bytes` more than when it was idle. After a cancelled call, it
         cannot be used again: call `end`.
-
-        Returns:
-            uint8 `[crop_height, crop_width, 3]`, RGB.
 
         Raises:
             ImageError: The image cannot be decoded.
@@ -151,7 +149,8 @@ class Decoder:
         kind, payload = await self._receive()
         shape = (spec.crop_height, spec.crop_width, 3)
         if kind == PIXELS:
-            return np.frombuffer(payload, np.uint8).reshape(shape)
+            pixels = np.frombuffer(payload, np.uint8, offset=SIZE.size).reshape(shape)
+            return DecodedImage(pixels, SIZE.unpack_from(payload))
         if kind == COST:
             raise TooCostlyError(*COST_PAYLOAD.unpack(payload))
         if kind == IMAGE_ERROR:

@@ -24,7 +24,7 @@ from model_store.geometry import largest_resized_size
 from model_store.heif import CODE_BYTES, HEIF, is_heif_plugin_loaded
 from model_store.image_header import open_image, sniff, webp_canvas
 from model_store.jpeg_markers import count_scans
-from model_store.preprocessing import to_pixels
+from model_store.preprocessing import decode
 from service.host.child_process import limit_memory, memory_in_use, prepare_child_process
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ MAX_USUAL_SCANS: Final = 20
 """A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
 REQUEST: Final = struct.Struct(">IQdQ")
 REPLY: Final = struct.Struct(">BQ")
+SIZE: Final = struct.Struct(">II")
+"""Width and height of the upright image, before the pixels."""
 COST_PAYLOAD: Final = struct.Struct(">dQ")
 JPEG_START: Final = b"\xff\xd8"
 READY, PIXELS, COST, IMAGE_ERROR, FAULT = range(5)
@@ -106,7 +108,8 @@ def _answer(
         pixels = decoded_pixels(opened.size, spec)
         if decode_cost(pixels, image) > max_cost:
             return _cost(pixels, image)
-        return PIXELS, to_pixels(opened, spec).tobytes()
+        decoded = decode(opened, spec)
+        return PIXELS, SIZE.pack(*decoded.size) + decoded.pixels.tobytes()
     except ImageError as error:
         return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
     except MemoryError:

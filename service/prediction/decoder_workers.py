@@ -10,7 +10,7 @@ from typing import Final
 
 from model_store.errors import ImageError, TooManyPixelsError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels
+from model_store.preprocessing import DecodedImage
 from service.errors import DeadlineExceededError, OverloadedError
 from service.prediction.admission import overloaded
 from service.prediction.decoder import (
@@ -61,12 +61,12 @@ class DecoderWorkers:
         self._memory = memory
         self._idle: list[Decoder] = []
         self._decoders: set[Decoder] = set()
-        self._tasks: set[asyncio.Task[Pixels]] = set()
+        self._tasks: set[asyncio.Task[DecodedImage]] = set()
         self._semaphore = PrioritySemaphore(workers)
         self._running = 0
         self._mean_seconds = 0.0  # per image, a moving average
 
-    async def decode(self, job: DecodeJob) -> Pixels:
+    async def decode(self, job: DecodeJob) -> DecodedImage:
         """Decode an image in a process.
 
         Raises:
@@ -136,7 +136,7 @@ class DecoderWorkers:
         self._idle.clear()
         await asyncio.gather(*(self._end(decoder) for decoder in list(self._decoders)))
 
-    async def _decode_in_place(self, job: DecodeJob) -> Pixels:
+    async def _decode_in_place(self, job: DecodeJob) -> DecodedImage:
         self._running += 1
         try:
             await self._memory.acquire(job.cost, job.memory_bytes)
@@ -148,7 +148,7 @@ class DecoderWorkers:
             self._running -= 1
             self._semaphore.release()
 
-    async def _decode_in_memory(self, job: DecodeJob) -> Pixels:
+    async def _decode_in_memory(self, job: DecodeJob) -> DecodedImage:
         decoder = await self._free_decoder()
         started = time.monotonic()
         if started > job.deadline:
@@ -160,7 +160,7 @@ class DecoderWorkers:
             seconds = time.monotonic() - started
             self._mean_seconds += AVERAGE_WEIGHT * (seconds - self._mean_seconds)
 
-    async def _decode_with(self, decoder: Decoder, job: DecodeJob) -> Pixels:
+    async def _decode_with(self, decoder: Decoder, job: DecodeJob) -> DecodedImage:
         try:
             result = await decoder.decode(job.image, job.spec, job.max_cost, job.memory_bytes)
         except (ImageError, TooCostlyError):
@@ -199,7 +199,7 @@ class DecoderWorkers:
         finally:
             self._decoders.discard(decoder)
 
-    def _forget(self, task: "asyncio.Task[Pixels]") -> None:
+    def _forget(self, task: "asyncio.Task[DecodedImage]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the caller may be gone

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from model_store.activation_maps import activation_maps, render_overlays
 from model_store.geometry import seen_region
-from model_store.preprocessing import upright_size
 from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.prediction.request import ImageOutcome, PredictRequest
@@ -20,11 +19,13 @@ def explain_all(
 ) -> list[dict[str, Any] | None]:
     """The explanation of each answer of a request that asks for it; None for an error."""
     explanations: list[dict[str, Any] | None] = []
-    for image, outcome in zip(request.images, outcomes, strict=True):
-        if isinstance(outcome.result, ImageResult) and request.explain:
+    for outcome in outcomes:
+        if isinstance(outcome.result, ImageResult) and request.explain and outcome.size:
             row = outcome.result.row
             classes = row.indices[: request.top_k].tolist()
-            explanations.append(explain(loaded, request.explain, image, row.features, classes))
+            explanations.append(
+                explain(loaded, request.explain, outcome.size, row.features, classes)
+            )
         else:
             explanations.append(None)
     return explanations
@@ -33,12 +34,11 @@ def explain_all(
 def explain(
     loaded: LoadedVersion,
     kind: str,
-    image: bytes,
+    size: tuple[int, int],
     features: NDArray[np.float32],
     classes: Sequence[int],
 ) -> dict[str, Any]:
     """The explanation of one answer, as `Explanation` in `service.http.schemas` declares it."""
-    size = upright_size(image)
     region = seen_region(*size, loaded.preprocessing)
     maps = activation_maps(features, loaded.classifier, classes)
     names = loaded.version.manifest.class_names

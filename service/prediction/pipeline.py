@@ -202,20 +202,20 @@ class PredictionPipeline:
             results = await finish(group, deadline, disconnected)
             return [ImageOutcome(result, 0.0) for result in results]
         (first, *others) = request.images
-        pixels = None
+        decoded = None
         if not others and not isinstance(first, ServiceError):
-            pixels = self._decode_pool.decode_small(first, loaded.preprocessing)
-        if pixels is None:
+            decoded = self._decode_pool.decode_small(first, loaded.preprocessing)
+        if decoded is None:
             all_images = asyncio.ensure_future(
                 self._classify_all(request.images, request, loaded, deadline, trace)
             )
             return await finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
         one_image = loaded.batcher.submit(
-            pixels, deadline, request.priority, extras=request.extras, trace=trace
+            decoded.pixels, deadline, request.priority, extras=request.extras, trace=trace
         )
         result = await finish(one_image, deadline, disconnected)
-        return [ImageOutcome(result, decode_seconds)]
+        return [ImageOutcome(result, decode_seconds, decoded.size)]
 
     async def _classify_all(
         self,
@@ -249,9 +249,9 @@ class PredictionPipeline:
         started = time.monotonic()
         try:
             async with decodes:  # so that one request never occupies every decode worker
-                pixels = self._decode_pool.decode_small(image, loaded.preprocessing)
-                if pixels is None:
-                    pixels = await self._decode_pool.decode(
+                decoded = self._decode_pool.decode_small(image, loaded.preprocessing)
+                if decoded is None:
+                    decoded = await self._decode_pool.decode(
                         image, loaded.preprocessing, deadline, request.priority
                     )
                 else:
@@ -261,11 +261,11 @@ class PredictionPipeline:
         decode_seconds = time.monotonic() - started
         try:
             result = await loaded.batcher.submit(
-                pixels, deadline, request.priority, extras=request.extras, trace=trace
+                decoded.pixels, deadline, request.priority, extras=request.extras, trace=trace
             )
         except ServiceError as error:
             return ImageOutcome(error, decode_seconds)
-        return ImageOutcome(result, decode_seconds)
+        return ImageOutcome(result, decode_seconds, decoded.size)
 
 
 def _deadline(loaded: LoadedVersion, request: PredictRequest, record: RequestRecord) -> float:

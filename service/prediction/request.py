@@ -85,5 +85,11 @@ class RequestRecord:
 
 @dataclass(slots=True)
 class ImageOutcome:
+    """The result or the error of one image.
+
+    `size` is the width and the height of the upright image, if it was decoded.
+    """
+
     result: ImageResult | ServiceError | ImageError
     decode_seconds: float
+    size: tuple[int, int] | None = None

@@ -14,8 +14,9 @@ from model_store.activation_maps import (
     render_overlays,
 )
 from model_store.geometry import Region, seen_region
+from model_store.image_header import open_image
 from model_store.manifest import Letterbox, Preprocessing
-from model_store.preprocessing import prepare, reduction, upright_size
+from model_store.preprocessing import decode, reduction
 from model_store.session import Session
 from model_store.store import BUILTIN_ROOT, ModelStore
 
@@ -73,6 +74,11 @@ def photograph(box: Box, orientation: int) -> bytes:
     return buffer.getvalue()
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    spec = SPECS["crop"]
+    return decode(open_image(data, spec), spec).size
+
+
 def open_overlay(data: bytes) -> Image.Image:
     """Open a PNG, and verify its checksums, which Pillow does only in `verify`."""
     Image.open(io.BytesIO(data)).verify()
@@ -104,9 +110,9 @@ def test_overlay_peaks_inside_a_striking_patch(name: str, orientation: int) -> N
     for box in corners(spec):
         data = photograph(box, orientation)
         assert reduction(Image.open(io.BytesIO(data)), spec) > 1
-        size = upright_size(data)
+        pixels, size = decode(open_image(data, spec), spec)
         assert size == (WIDTH, HEIGHT)
-        features = prepare(data, spec).transpose(2, 0, 1).astype(np.float32)
+        features = pixels.transpose(2, 0, 1).astype(np.float32)
         maps = activation_maps(features, RED, [0])
         (data,) = render_overlays(maps, size, seen_region(*size, spec))
         overlay = open_overlay(data)
@@ -119,8 +125,17 @@ def test_overlay_peaks_inside_a_striking_patch(name: str, orientation: int) -> N
         assert box[1] <= (y + 0.5) * scale <= box[3]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_size_of_a_turned_image_is_that_of_the_upright_one(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(buffer, kind, exif=exif)
+    assert upright_size(buffer.getvalue()) == (20, 40)
+
+
 def test_orientation_after_the_pixels_of_a_png_counts() -> None:
-    """Pillow reads it only with the pixels, as `prepare` does."""
+    """Pillow reads it only with the pixels."""
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()

@@ -70,10 +70,14 @@ def deadline(seconds: float = PATIENCE_SECONDS) -> float:
     return time.monotonic() + seconds
 
 
+async def decode_pixels(decoders: DecodePool, image: bytes, priority: Priority) -> Pixels:
+    return (await decoders.decode(image, PREPROCESSING, deadline(), priority)).pixels
+
+
 def decoding(
     decoders: DecodePool, image: bytes, priority: Priority = INTERACTIVE
 ) -> asyncio.Task[Pixels]:
-    return asyncio.create_task(decoders.decode(image, PREPROCESSING, deadline(), priority))
+    return asyncio.create_task(decode_pixels(decoders, image, priority))
 
 
 async def wait_for_large(decoders: DecodePool, count: int) -> None:

@@ -81,7 +81,7 @@ async def test_pixels_are_those_of_prepare() -> None:
         ):
             data = encode(image, image_format)
             for spec in specs:
-                pixels = await process.decode(data, spec, MAX_COST, MEMORY)
+                pixels = (await process.decode(data, spec, MAX_COST, MEMORY)).pixels
                 assert np.array_equal(pixels, prepare(data, spec)), image_format
 
 
@@ -104,7 +104,7 @@ async def test_fault_of_the_program_is_no_error_of_the_image() -> None:
     async with decoder() as process:
         with pytest.raises(RuntimeError, match="resize"):
             await process.decode(plain("red"), incomplete, MAX_COST, MEMORY)
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).pixels.any()
 
 
 async def test_large_body_is_read_within_the_memory_of_its_own_image() -> None:
@@ -113,7 +113,7 @@ async def test_large_body_is_read_within_the_memory_of_its_own_image() -> None:
     async with decoder() as process:
         for image in (plain("red"), large, plain("red")):
             memory = decode_memory(64, len(image))
-            assert (await process.decode(image, PREPROCESSING, MAX_COST, memory)).any()
+            assert (await process.decode(image, PREPROCESSING, MAX_COST, memory)).pixels.any()
         with pytest.raises(EOFError):
             await process.decode(large, PREPROCESSING, MAX_COST, decode_memory(64, 0))
         assert type(death_error(await process.end())) is ImageTooExpensiveError
@@ -134,7 +134,9 @@ async def test_padding_of_a_letterbox_counts_towards_the_cost() -> None:
             with pytest.raises(TooCostlyError) as caught:
                 await process.decode(image, spec, cost - 1, MEMORY)
             assert (caught.value.cost, caught.value.pixels) == (cost, cost)
-            assert (await process.decode(image, spec, cost, decode_memory(cost, 10_000))).any()
+            assert (
+                await process.decode(image, spec, cost, decode_memory(cost, 10_000))
+            ).pixels.any()
 
 
 async def test_image_that_costs_too_much_is_not_decoded() -> None:
@@ -146,7 +148,7 @@ async def test_image_that_costs_too_much_is_not_decoded() -> None:
             assert (caught.value.cost, caught.value.pixels) == (cost, cost)
             assert (
                 await process.decode(plain("red", size=size), PREPROCESSING, cost, MEMORY)
-            ).any()
+            ).pixels.any()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ async def test_hostile_image_ends_its_process(
 ) -> None:
     """The kernel limits CPU time and memory; a crash is a crash of the decoder alone."""
     async with decoder() as process:
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).pixels.any()
         with pytest.raises(EOFError):
             await process.decode(hostile(size), PREPROCESSING, MAX_COST, MEMORY)
         assert type(death_error(await process.end())) is error
@@ -239,7 +241,7 @@ async def test_largest_real_images_keep_the_limits(
     data = (tmp_path / "large").read_bytes()
     memory = decode_memory(side**2, len(data)) - KEPT_BYTES
     async with decoder(DecoderLimits(side**2)) as process:
-        assert (await process.decode(data, PREPROCESSING, np.inf, memory)).shape == (8, 8, 3)
+        assert (await process.decode(data, PREPROCESSING, np.inf, memory)).pixels.shape == (8, 8, 3)
 
 
 @pytest.mark.skipif("HEIF" not in FORMATS, reason="needs the extra heif")
@@ -252,7 +254,7 @@ async def test_code_for_heic_does_not_count_as_memory_of_an_image() -> None:
     async with decoder(DecoderLimits(side**2)) as process:
         for image, pixels in ((heic, 64 * 64), (large, side**2), (heic, 64 * 64)):
             memory = decode_memory(pixels, len(image)) - KEPT_BYTES
-            assert (await process.decode(image, PREPROCESSING, np.inf, memory)).any()
+            assert (await process.decode(image, PREPROCESSING, np.inf, memory)).pixels.any()
 
 
 @pytest.mark.skipif("HEIF" not in FORMATS, reason="needs the extra heif")
@@ -301,7 +303,7 @@ async def test_process_ignores_signals_that_end_the_service() -> None:
     async with decoder() as process:
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(process.pid, number)
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).pixels.any()
 
 
 async def test_process_ends_when_the_connection_is_closed() -> None:

@@ -44,8 +44,8 @@ def test_image_is_decoded_in_the_event_loop_up_to_its_pixels(
     """Whether the model takes them as they are or not."""
     width, height = (8, 8) if resized else size
     spec = Preprocessing(resize_mode="exact", resize=1, crop_width=width, crop_height=height)
-    pixels = DecodePool(1, LIMITS).decode_small(plain("red", size=size), spec)
-    assert (pixels is not None) == in_event_loop
+    decoded = DecodePool(1, LIMITS).decode_small(plain("red", size=size), spec)
+    assert (decoded is not None) == in_event_loop
 
 
 @pytest.mark.parametrize(("side", "in_event_loop"), [(128, True), (129, False)])
@@ -58,8 +58,8 @@ def test_padding_of_a_letterbox_counts_as_pixels(side: int, in_event_loop: bool)
         resize_mode="letterbox",
         letterbox=Letterbox(padding=(1, 2, 3)),
     )
-    pixels = DecodePool(1, LIMITS).decode_small(plain("red", size=(200, 2)), spec)
-    assert (pixels is not None) == in_event_loop
+    decoded = DecodePool(1, LIMITS).decode_small(plain("red", size=(200, 2)), spec)
+    assert (decoded is not None) == in_event_loop
 
 
 @pytest.mark.parametrize(
