@@ -37,7 +37,7 @@ GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.bin"
 SEAL: Final = "entry.json"
 MIN_EXTERNAL_BYTES: Final = 1024
-_FORMAT: Final = 2  # before, a file that was swapped while it was loaded could be cached
+_FORMAT: Final = 3  # before, each number of threads had its own entry
 NewSettings = Callable[[], onnxruntime.SessionOptions]
 OpenModel = Callable[[], AbstractContextManager[Path]]
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class GraphCache:
         """
         try:
             folder = open_host_cache(self._root, FOLDER)
-            key = key_of(digest, new_settings())
+            key = key_of(digest)
             if key not in self._too_large:
                 return self._open_entry(folder / key, new_settings) or self._build(
                     folder / key, open_model, new_settings
@@ -170,14 +170,15 @@ class GraphCache:
             )
 
 
-def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
+def key_of(digest: str) -> str:
     """The name of an entry: the sha256 of everything that an optimised graph depends on.
+
+    It does not depend on the threads of the session, so sessions that differ in them share the
+    mapped weights.
 
     Args:
         digest: sha256 of the model file, in hex.
-        settings: The options of the session.
     """
-    spinning = settings.get_session_config_entry("session.intra_op.allow_spinning")
     parts = [
         _FORMAT,
         digest,
@@ -185,9 +186,6 @@ def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
         onnxruntime.get_build_info(),
         cpu_description(),
         ["CPUExecutionProvider"],
-        settings.intra_op_num_threads,
-        settings.inter_op_num_threads,
-        spinning,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
