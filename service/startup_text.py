@@ -57,7 +57,7 @@ def _describe_workers(default: ServedModel | None, workers: int) -> Iterator[str
 
 def _advise(loaded: LoadedVersion) -> WorkerAdvice | None:
     options = loaded.options
-    if options.session.intra_op_num_threads > 1 or tuple(options.session.providers) != (CPU,):
+    if loaded.threads > 1 or tuple(options.session.providers) != (CPU,):
         return None  # its time is not the CPU time of one core
     size = loaded.max_batch_size
     return recommend_workers(loaded.profile.seconds(size) / size, cpu_limit())
@@ -92,6 +92,8 @@ def _describe_model(model: ServedModel, *, is_default: bool) -> str:
         facts.append(manifest.proof)
     if precision != "fp32":
         facts.append(f"serves {precision}" + (", accuracy is of fp32" if manifest.metrics else ""))
+    if threads := model.default_version.lone_threads:
+        facts.append(f"{threads} threads for a lone image")
     if others := sorted(model.serving.keys() - {version.number}):
         facts.append(f"also serves versions {', '.join(map(str, others))}")
     return f"  model  {version}{' (default)' if is_default else ''}: {', '.join(facts)}"

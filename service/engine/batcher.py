@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
@@ -20,6 +20,7 @@ import numpy as np
 from model_store.preprocessing import Pixels
 from service.engine.extras import NO_EXTRAS, Extras
 from service.engine.image_group import GroupPlace, ImageGroup
+from service.engine.lone_run import LoneRun
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 from service.host.thread_priority import lower_thread_priority
@@ -66,8 +67,8 @@ class _QueuedImage:
 
 
 @dataclass(slots=True)  # not frozen, as above
-class BulkRun:
-    """A running batch that contains bulk images.
+class RunInProgress:
+    """A running batch that the estimate of waiting times treats apart.
 
     Attributes:
         began: When the run began, on the monotonic clock.
@@ -95,6 +96,7 @@ class Batcher:
         name: str = "batcher",
         on_run: Callable[[int, float], None] = lambda *_: None,
         run_with: Callable[[Pixels, Extras], Rows] | None = None,
+        lone: LoneRun | None = None,
     ) -> None:
         """Start the instance threads.
 
@@ -107,7 +109,9 @@ class Batcher:
             name: Prefix of the threads' names.
             on_run: Called with the images and the seconds of each successful run.
             run_with: Called instead of `run` if images of the batch ask for extra outputs.
+            lone: How an image is run that is alone in the process; None for no difference.
         """
+        self._lone = lone
         self._run = run
         self._run_with = run_with or (lambda images, _: run(images))
         self._on_run = on_run
@@ -125,8 +129,15 @@ class Batcher:
         """By number of images: the seconds of all runs."""
         self.dropped: Counter[DropReason] = Counter()
         """Images that left the queue without a run."""
-        self.bulk_runs: dict[int, BulkRun] = {}
-        """By thread. Copy it before iterating: instance threads change it."""
+        self.bulk_runs: dict[int, RunInProgress] = {}
+        """Batches with bulk images, by thread, without a lone run.
+
+        Copy it before iterating: instance threads change it.
+        """
+        self.lone_run: RunInProgress | None = None
+        """The run of a lone image, if one is in progress."""
+        self.lone_runs = 0
+        """Lone runs that succeeded. `batch_sizes` counts them, too."""
         self._closing = False
         self._threads = [
             threading.Thread(target=self._run_batches, name=f"{name}-{number}", daemon=True)
@@ -236,6 +247,11 @@ class Batcher:
         return max(0, self.instances - len(self._sleeping))
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or running."""
+        return not self.waiting and not self.busy_instances
+
+    @property
     def has_stopped(self) -> bool:
         """Whether an instance thread has ended, although the batcher is not closed."""
         return not self._closing and self.instances < len(self._threads)
@@ -254,32 +270,72 @@ class Batcher:
         lower_thread_priority()
         wakeup = threading.Condition(self._lock)
         while batch := self._next_batch(wakeup):
-            began = time.monotonic()
-            if bulk := sum(queued.bulk for queued in batch):
-                self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
-            outcome: Rows | ServiceError
-            try:
-                images, extras = _stack([queued.image for queued in batch]), NO_EXTRAS
-                for queued in batch:
-                    extras |= queued.extras
-                outcome = self._run_with(images, extras) if extras else self._run(images)
-                if len(outcome) != len(batch):
-                    raise RuntimeError(
-                        f"the model returned {len(outcome)} rows for {len(batch)} images"
-                    )
-            except Exception:
-                logger.exception("batch failed images=%d", len(batch))
-                outcome = InferenceError("the model failed on this batch; see the server's log")
+            lone = self._lone if self._is_lone(batch) else None
+            with self._in_progress(batch, lone) as run:
+                outcome = self._compute(batch, lone)
             ended = time.monotonic()
-            self.bulk_runs.pop(threading.get_ident(), None)
             if not isinstance(outcome, ServiceError):
-                self._on_run(len(batch), ended - began)
+                seconds = ended - run.began
+                if lone:
+                    lone.on_run(seconds)
+                else:
+                    self._on_run(len(batch), seconds)
                 with self._lock:
+                    self.lone_runs += lone is not None
                     self.batch_sizes[len(batch)] += 1
-                    self.batch_seconds[len(batch)] += ended - began
+                    self.batch_seconds[len(batch)] += seconds
             if traces := [queued.trace for queued in batch if queued.trace]:
-                traces[0].add_batch(traces, began, ended, len(batch))
-            _set_results(batch, outcome, began, ended)
+                traces[0].add_batch(traces, run.began, ended, len(batch))
+            _set_results(batch, outcome, run.began, ended)
+
+    @contextmanager
+    def _in_progress(
+        self, batch: Sequence[_QueuedImage], lone: LoneRun | None
+    ) -> Iterator[RunInProgress]:
+        """Show a run to the estimate of waiting times until it ends."""
+        run = RunInProgress(time.monotonic(), len(batch), sum(queued.bulk for queued in batch))
+        if lone:
+            self.lone_run = run
+        elif run.bulk:
+            self.bulk_runs[threading.get_ident()] = run
+        try:
+            yield run
+        finally:
+            if lone:
+                self.lone_run = None
+            self.bulk_runs.pop(threading.get_ident(), None)
+
+    def _compute(self, batch: Sequence[_QueuedImage], lone: LoneRun | None) -> Rows | ServiceError:
+        """Run a batch. Returns a row per image, or the error that the batch failed with."""
+        try:
+            images, extras = _stack([queued.image for queued in batch]), NO_EXTRAS
+            for queued in batch:
+                extras |= queued.extras
+            if lone:
+                outcome = lone.run(images, extras)
+            else:
+                outcome = self._run_with(images, extras) if extras else self._run(images)
+            if len(outcome) != len(batch):
+                raise RuntimeError(
+                    f"the model returned {len(outcome)} rows for {len(batch)} images"
+                )
+        except Exception:
+            logger.exception("batch failed images=%d", len(batch))
+            return InferenceError("the model failed on this batch; see the server's log")
+        return outcome
+
+    def _is_lone(self, batch: Sequence[_QueuedImage]) -> bool:
+        """Whether the batch is one image, and nothing else is queued or running in the process.
+
+        Reads without locks: an image that arrives meanwhile is run beside this one.
+        """
+        return (
+            self._lone is not None
+            and len(batch) == 1
+            and not self.waiting
+            and self.busy_instances == 1
+            and self._lone.others_idle(self)
+        )
 
     def _next_batch(self, wakeup: threading.Condition) -> list[_QueuedImage]:
         """Wait for images and take a batch; empty only when the batcher is closed and drained.

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property, partial
 
@@ -11,10 +12,11 @@ from model_store.preprocessing import Pixels
 from model_store.sealed_model import load_density
 from model_store.session import RunControl
 from model_store.version import Version
-from service.engine.batcher import Batcher
+from service.engine.batcher import Batcher, Rows
 from service.engine.classification import Classification, classify
 from service.engine.devices import Devices
 from service.engine.extras import ALL_EXTRAS, EMBEDDING, NO_EXTRAS, Extras
+from service.engine.lone_run import LoneRun, ProcessBatchers
 from service.engine.options import EngineOptions
 from service.engine.priority import ImageCount
 from service.engine.recent_images import RecentImages
@@ -33,6 +35,7 @@ class LoadedVersion:
 
     Attributes:
         embedding_dims: Length of an embedding; None if the model has no embedding.
+        lone_threads: Threads of the run of a lone image; None if it is run like others.
         load_seconds: How long it took to load in this process.
         warm_up_seconds: How long its warm-up took, here or in its trial.
         recent: Scores and embedding distances of its newest images.
@@ -45,6 +48,7 @@ class LoadedVersion:
         measured: Measurement | None = None,
         *,
         in_background: bool = False,
+        batchers: ProcessBatchers | None = None,
     ) -> None:
         """Load, prove and warm up. Takes ownership of `version` and closes it on failure.
 
@@ -53,6 +57,7 @@ class LoadedVersion:
             options: How to run it.
             measured: The result if another process has just done the same on this machine.
             in_background: Whether other versions serve meanwhile and must not become slower.
+            batchers: Those of the other versions in this process; its own is added.
 
         Raises:
             ModelStoreError: The version cannot be loaded, or its golden proof fails.
@@ -79,14 +84,14 @@ class LoadedVersion:
             self.profile = LatencyProfile(model.seconds)
             self.embedding_dims = model.selected_variant.session.embedding_dims
             self._density = density = load_density(version, self.embedding_dims)
-            devices = Devices(model.sessions)
+            self.lone_threads = options.lone_threads if model.lone else None
             self.recent = recent = RecentImages()
 
             always = EMBEDDING if density else NO_EXTRAS
 
             # `run` must not refer to `self`: the cycle would keep the sessions alive after `close`.
             def run(
-                extras: Extras, images: Pixels, control: RunControl | None
+                devices: Devices, extras: Extras, images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
                 scores, embeddings, features = devices.run_with(extras | always, images, control)
                 rows = classify(
@@ -97,7 +102,17 @@ class LoadedVersion:
 
             self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
             on_failure.callback(self._watchdog.close)
-            guarded = {extras: self._watchdog.guard(partial(run, extras)) for extras in ALL_EXTRAS}
+            guarded = _guard(self._watchdog, partial(run, Devices(model.sessions)))
+            self._batchers = batchers or ProcessBatchers()
+            lone, lone_profile = None, None
+            if model.lone:
+                lone_guarded = _guard(self._watchdog, partial(run, Devices([model.lone.session])))
+                lone_profile = LatencyProfile({1: model.lone.seconds})
+                lone = LoneRun(
+                    lambda images, extras: lone_guarded[extras](images),
+                    self._batchers.others_idle,
+                    partial(lone_profile.observe, 1),
+                )
             self.batcher = Batcher(
                 guarded[NO_EXTRAS],
                 self.max_batch_size,
@@ -106,14 +121,17 @@ class LoadedVersion:
                 name=str(version),
                 on_run=self.profile.observe,
                 run_with=lambda images, extras: guarded[extras](images),
+                lone=lone,
             )
             on_failure.pop_all()
+        self._batchers.add(self.batcher)
         self.wait_estimate = WaitEstimate(
             self.profile,
             self.batcher,
             self.max_batch_size,
             options.instances,
             options.max_queue_delay_seconds,
+            lone_profile,
         )
         self.admitted = ImageCount()
         self.load_seconds = time.monotonic() - began
@@ -121,6 +139,11 @@ class LoadedVersion:
         self._closing = False
         self._lock = threading.Lock()  # faster than the condition's own methods, which are Python
         self._changed = threading.Condition(self._lock)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a run."""
+        return self.options.session.intra_op_num_threads
 
     @property
     def stopped_part(self) -> str | None:
@@ -172,5 +195,13 @@ class LoadedVersion:
             self._closing = True
             self._changed.wait_for(lambda: not self._leases)
         self.batcher.close()
+        self._batchers.remove(self.batcher)
         self._watchdog.close()
         self.version.close()
+
+
+def _guard(
+    watchdog: Watchdog, run: Callable[[Extras, Pixels, RunControl | None], Rows]
+) -> dict[Extras, Callable[[Pixels], Rows]]:
+    """The run of each set of extra outputs, with the time limit."""
+    return {extras: watchdog.guard(partial(run, extras)) for extras in ALL_EXTRAS}

@@ -64,5 +64,6 @@ def measurement_key(version: Version, options: "EngineOptions") -> str:
         *(_FORMAT, __version__, onnxruntime.__version__, onnxruntime.get_build_info()),
         *(cpu_description(), version.digest, options.precision, options.max_batch_size),
         *(session.providers, session.intra_op_num_threads, session.allow_spinning),
+        options.lone_threads,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

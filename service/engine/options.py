@@ -20,9 +20,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How versions of a model are run. Without `max_batch_size` the warm-up finds the best size."""
+    """How versions of a model are run. Without `max_batch_size` the warm-up finds the best size.
+
+    `lone_threads` is the threads of the run of a lone image; None if it is run like others.
+    """
 
     session: SessionOptions
+    lone_threads: int | None = None
     instances: int = 1
     max_batch_size: int | None = None
     max_queue_delay_seconds: float = 0.0
@@ -45,7 +49,9 @@ class EngineOptions:
         if log:
             logger.info("tuned settings used version=%s %s", version, values)
         threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
-        return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
+        lone_threads = self.lone_threads if threads == 1 else None
+        session = replace(self.session, intra_op_num_threads=threads)
+        return replace(self, session=session, lone_threads=lone_threads, **tuned)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,9 @@ def engine_options(
 ) -> EngineOptions:
     """The options of one model in one of `workers`, which share `all_cpus`.
 
-    By default, instances times threads equals `cpus`, and a GPU gets two instances. `mode` selects
-    single-threaded instances for the highest throughput with many clients, or one instance with
-    all threads for the lowest latency of a single client.
+    By default, instances times threads equals `cpus`, and a GPU gets two instances. In `latency`
+    mode one instance has all threads. In the other modes instances have one thread; `auto` also
+    runs a lone image with all threads, unless the threads of a run are set.
     """
     cpus = ceil(all_cpus / workers)
     own, caches = settings.models.get(model), caches or Caches()
@@ -81,6 +87,7 @@ def engine_options(
     if "mode" in set_by_a_person:
         set_by_a_person |= {"instances", "intra_op_num_threads"}
     threads = effective.intra_op_num_threads or (cpus if effective.mode == "latency" else 1)
+    alone_faster = effective.mode == "auto" and not effective.intra_op_num_threads
     instances = effective.instances or default_instances(providers, max(1, cpus // threads))
     session = SessionOptions(
         providers=providers,
@@ -92,6 +99,7 @@ def engine_options(
     )
     return EngineOptions(
         session=session,
+        lone_threads=cpus if alone_faster and cpus > 1 and tuple(providers) == (CPU,) else None,
         instances=instances,
         max_batch_size=effective.max_batch_size,
         max_queue_delay_seconds=effective.max_queue_delay_seconds,

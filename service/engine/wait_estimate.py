@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
-from service.engine.batcher import Batcher
-from service.engine.priority import INTERACTIVE, Priority
+from service.engine.batcher import Batcher, RunInProgress
+from service.engine.priority import BULK, INTERACTIVE, Priority
 
 NEWEST_RUN_WEIGHT: Final = 0.1
 """The profile follows a change of load on the machine within about ten runs."""
@@ -76,22 +76,29 @@ class WaitEstimate:
         max_batch_size: int,
         instances: int,
         max_queue_delay_seconds: float,
+        lone_profile: LatencyProfile | None = None,
     ) -> None:
         self._profile = profile
         self._batcher = batcher
         self._max_batch_size = max_batch_size
         self._instances = instances
         self._max_queue_delay_seconds = max_queue_delay_seconds
+        self._lone_profile = lone_profile or profile
 
     def seconds(self, ahead: int, images: int, priority: Priority) -> float:
         """Seconds until `images` new images finish when `ahead` images are admitted before them.
 
         `ahead` counts queued and running images. Interactive images overtake queued bulk images,
-        but wait for running batches, and queued bulk images fill up their batches.
+        but wait for running batches, and queued bulk images fill up their batches. A lone run has
+        all threads, so new images begin when it ends.
         """
         running, filling = 0.0, 0
+        if lone_run := self._batcher.lone_run:
+            running = self._remaining_seconds(lone_run, self._lone_profile)
+            if priority == BULK or not lone_run.bulk:  # it is counted in `ahead`
+                ahead = max(0, ahead - 1)
         if priority == INTERACTIVE:
-            running = self._running_bulk_seconds(ahead + images)
+            running += self._running_bulk_seconds(ahead + images)
             filling = self._batcher.waiting_bulk
         wait = self._profile.wait_seconds(
             ahead, images, self._max_batch_size, self._instances, filling
@@ -107,11 +114,13 @@ class WaitEstimate:
         if not self._batcher.bulk_runs:
             return 0.0
         runs = self._batcher.bulk_runs.copy().values()
-        now = time.monotonic()
         remaining = [
-            max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images
-            for run in runs
+            self._remaining_seconds(run, self._profile) * run.bulk / run.images for run in runs
         ]
         idle = [0.0] * (self._instances - len(remaining))
         batches = min(self._instances, math.ceil(images / self._max_batch_size)) or 1
         return sum(sorted(idle + remaining)[:batches]) / batches
+
+    @staticmethod
+    def _remaining_seconds(run: RunInProgress, profile: LatencyProfile) -> float:
+        return max(0.0, profile.seconds(run.images) - (time.monotonic() - run.began))

@@ -18,6 +18,7 @@ from model_store.session import Session, SessionOptions
 from model_store.timing import Clock
 from model_store.validation import RareModel
 from model_store.version import Version
+from service.engine.lone_run import LoneSession, find_lone_session, load_lone_session
 from service.engine.measurement_cache import measurement_key
 from service.engine.options import EngineOptions
 from service.engine.variant_selection import (
@@ -46,16 +47,21 @@ class WarmModel:
         sessions: One per device. The first is `selected_variant.session`.
         seconds: Duration of one run in seconds, by batch size.
         warm_up_seconds: How long all runs of the warm-up took, here or in the trial.
+        lone: Runs lone images, if that is faster.
     """
 
     selected_variant: SelectedVariant
     sessions: list[Session]
     seconds: dict[int, float]
     warm_up_seconds: float
+    lone: LoneSession | None = None
 
 
 class Measurement(RareModel):
-    """A `WarmModel` without its sessions, to send it to another process on this machine."""
+    """A `WarmModel` without its sessions, to send it to another process on this machine.
+
+    `lone_seconds` is None if lone images are run like others.
+    """
 
     precision: Precision
     note: str | None
@@ -63,6 +69,7 @@ class Measurement(RareModel):
     milliseconds: Mapping[Precision, tuple[float, ...]]
     seconds: Annotated[dict[int, float], Field(min_length=1)]
     warm_up_seconds: float
+    lone_seconds: float | None = None
 
     @classmethod
     def of(cls, model: WarmModel) -> Self:
@@ -74,6 +81,7 @@ class Measurement(RareModel):
             milliseconds=selected.milliseconds,
             seconds=model.seconds,
             warm_up_seconds=model.warm_up_seconds,
+            lone_seconds=model.lone.seconds if model.lone else None,
         )
 
 
@@ -94,9 +102,15 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             measured = Measurement.model_validate_json(data)
             for image in version.manifest.golden:
                 prove_decode(version, image)
-            return load_measured(version, options, measured)
+            model = load_measured(version, options, measured)
+            if model.lone is None:  # other processes may have slowed it down when it was measured
+                model = _add_lone_session(version, options, model)
         except (ValidationError, ModelStoreError) as error:  # measuring again raises a real one
             logger.warning("measurement not used version=%s reason=%s", version, error)
+        else:
+            if model.lone:
+                options.measurements.write(key, Measurement.of(model).model_dump_json().encode())
+            return model
     model = _measure_warm_model(version, options)
     options.measurements.write(key, Measurement.of(model).model_dump_json().encode())
     return model
@@ -125,8 +139,40 @@ def _measure_warm_model(version: Version, options: EngineOptions) -> WarmModel:
         for session in sessions
     ]
     warm_up_seconds = time.perf_counter() - began
+    model = _add_lone_session(
+        version, options, WarmModel(selected, sessions, seconds, warm_up_seconds)
+    )
     trim_memory()
-    return WarmModel(selected, sessions, seconds, warm_up_seconds)
+    return model
+
+
+def _add_lone_session(version: Version, options: EngineOptions, model: WarmModel) -> WarmModel:
+    """The model with a session for lone images, if the options ask for it and it is faster."""
+    lone_options = _lone_options(version, options)
+    if lone_options is None:
+        return model
+    selected = model.selected_variant
+    run_seconds = model.seconds[min(model.seconds)]
+    try:
+        lone = find_lone_session(
+            version, selected.precision, lone_options, selected.session, run_seconds
+        )
+    except ModelStoreError as error:
+        _warn_of_no_lone_session(version, error)
+        return model
+    return replace(model, lone=lone)
+
+
+def _warn_of_no_lone_session(version: Version, error: ModelStoreError) -> None:
+    """The version serves without it."""
+    logger.warning("lone images get one thread version=%s reason=%s", version, error)
+
+
+def _lone_options(version: Version, options: EngineOptions) -> SessionOptions | None:
+    if options.lone_threads is None:
+        return None
+    session_options, _ = _session_options(version, options)
+    return replace(session_options, intra_op_num_threads=options.lone_threads)
 
 
 def load_measured(version: Version, options: EngineOptions, measured: Measurement) -> WarmModel:
@@ -148,7 +194,14 @@ def load_measured(version: Version, options: EngineOptions, measured: Measuremen
     selected = SelectedVariant(
         measured.precision, session, measured.note, measured.left_out, measured.milliseconds
     )
-    return WarmModel(selected, sessions, measured.seconds, measured.warm_up_seconds)
+    lone, lone_options = None, _lone_options(version, options)
+    if lone_options and measured.lone_seconds is not None:
+        try:
+            lone_session = load_lone_session(version, measured.precision, lone_options)
+            lone = LoneSession(lone_session, measured.lone_seconds)
+        except ModelStoreError as error:
+            _warn_of_no_lone_session(version, error)
+    return WarmModel(selected, sessions, measured.seconds, measured.warm_up_seconds, lone)
 
 
 def _session_options(version: Version, options: EngineOptions) -> tuple[SessionOptions, int]:

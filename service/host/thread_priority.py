@@ -29,11 +29,11 @@ def lower_thread_priority(least_niceness: int = NICENESS) -> None:
             os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
-def run_in_background(work: Callable[[], T]) -> T:
+def run_in_background(work: Callable[[], T], least_niceness: int = BACKGROUND_NICENESS) -> T:
     """Run `work` in a thread of low priority, wait for it, and return its result.
 
     Threads that `work` starts have this priority too.
     """
-    lower = partial(lower_thread_priority, BACKGROUND_NICENESS)
+    lower = partial(lower_thread_priority, least_niceness)
     with ThreadPoolExecutor(1, "background", lower) as pool:
         return pool.submit(work).result()

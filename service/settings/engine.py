@@ -14,7 +14,7 @@ from service.versions.version_policy import PolicyText
 EXPECTED_MODELS: Final = (
     'expected a JSON object of settings by model name, like {"resnet50": {"instances": 1}}'
 )
-Mode = Literal["throughput", "latency"]
+Mode = Literal["auto", "throughput", "latency"]
 RequestedPrecision = Literal["auto", Precision]
 
 
@@ -83,15 +83,17 @@ class EngineSettings(BaseModel):
         Mode,
         Field(
             description="throughput: many single-threaded runs, for the most images per second. "
-            "latency: one run with all threads, for the fastest answer to a single client."
+            "latency: one run with all threads, for the fastest answer to a single client. "
+            "auto: as throughput, but an image that arrives while no other is queued or running "
+            "gets all threads, if the warm-up shows that this is faster."
         ),
-    ] = "throughput"
+    ] = "auto"
     intra_op_num_threads: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Threads of one run. Unset: 1 in throughput mode, the container's CPUs in "
-            "latency mode.",
+            description="Threads of every run. Unset: the container's CPUs in latency mode, 1 in "
+            "the other modes.",
         ),
     ] = None
     run_timeout_seconds: Annotated[

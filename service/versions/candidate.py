@@ -49,5 +49,6 @@ class Candidate:
             *(options.precision, options.max_batch_size),
             *(options.session.providers, options.session.intra_op_num_threads),
             *(options.session.concurrent_runs, options.session.gpu_memory_bytes),
+            options.lone_threads,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -45,10 +45,11 @@ def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | 
     elif result:
         registry.problems.clear(_subject(name, number))
         logger.info(
-            "version ready model=%s version=%d precision=%s duration_ms=%.0f",
+            "version ready model=%s version=%d precision=%s lone_threads=%d duration_ms=%.0f",
             name,
             number,
             result.selected_variant.precision,
+            result.lone_threads or result.threads,
             (time.perf_counter() - started) * 1e3,
         )
     return result
@@ -63,7 +64,12 @@ def _open_and_load(
         if trials is None or not _needs_trial(version):
             _verify(version, registry)
             unless_loaded.pop_all()
-            return LoadedVersion(version, registry.options_of(name), in_background=registry.loaded)
+            return LoadedVersion(
+                version,
+                registry.options_of(name),
+                in_background=registry.loaded,
+                batchers=registry.batchers,
+            )
         candidate = _candidate(registry, version)
         outcome = trials.outcome_or_start(candidate)
         if not isinstance(outcome, TrialPassed):
@@ -77,6 +83,7 @@ def _open_and_load(
                 registry.options_of(name),
                 outcome.measurement,
                 in_background=registry.loaded,
+                batchers=registry.batchers,
             )
         except Exception as error:
             failure = explain(error)

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from model_store.store import ModelStore
 from service.engine.loaded_version import LoadedVersion
+from service.engine.lone_run import ProcessBatchers
 from service.engine.options import EngineOptions
 from service.errors import NotFoundError, NotReadyError
 from service.log_on_change import LogOnChange
@@ -48,6 +49,7 @@ class Registry:
         self.store = store
         self.trials = trials
         self.options_of = options_of
+        self.batchers = ProcessBatchers()
         self.policy_of = policy_of
         self.default_model = default_model
         """The model that answers /v1/predict. It never changes while the service runs."""

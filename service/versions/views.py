@@ -34,6 +34,14 @@ class ModelSummary(DeferredModel):
     precision: Annotated[
         Precision | None, Field(description="Precision of the variant that serves.")
     ]
+    intra_op_num_threads: Annotated[int | None, Field(description="Threads of a run.")] = None
+    lone_threads: Annotated[
+        int | None,
+        Field(
+            description="Threads of the run of an image that arrives while no other is queued or "
+            "running."
+        ),
+    ] = None
     default: bool
 
 
@@ -145,16 +153,17 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
 
 
 def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
-    version = model.default_version.version if model.default_version else None
+    loaded = model.default_version
+    version = loaded.version if loaded else None
     return {
         "model": model.name,
         "state": model.state,
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
         "proof": version.manifest.proof if version else None,
-        "precision": model.default_version.selected_variant.precision
-        if model.default_version
-        else None,
+        "precision": loaded.selected_variant.precision if loaded else None,
+        "intra_op_num_threads": loaded.threads if loaded else None,
+        "lone_threads": (loaded.lone_threads or loaded.threads) if loaded else None,
         "default": model.name == registry.default_model,
     }
 
