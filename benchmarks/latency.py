@@ -20,6 +20,12 @@ METHOD = (
     "Serve wait up to 5 ms for more images, as under full load. Measured in turn, n = {rounds}; "
     "medians (minimum to maximum), differences round by round."
 )
+DEFAULT_THREADS = 0
+DEFAULTS_METHOD = (
+    "As above, but Resident runs with its defaults (`mode=auto`), and FastAPI with the default "
+    "threads of ONNX Runtime, which spin. Decode + run has 1 thread or all, whichever is faster in "
+    "the round. {seconds:g} s per round, n = {rounds}."
+)
 
 
 def measure(options: Options) -> None:
@@ -39,16 +45,24 @@ def measure(options: Options) -> None:
     write_section("One client at a time", lines)
 
 
+def measure_defaults(options: Options) -> None:
+    """Measure ResNet-50 with the defaults of Resident, and FastAPI with ONNX Runtime's defaults."""
+    peers = tuple(peer for peer in options.peers if peer.key == "fastapi")
+    options = replace(options, seconds=min(options.seconds, 5), peers=peers)
+    notes: list[str] = []
+    rows = list(_rows(resnet50(), DEFAULT_THREADS, options, notes.append))
+    method = DEFAULTS_METHOD.format(seconds=options.seconds, rounds=options.rounds)
+    write_section("One client, defaults", [method, "", *table(HEAD, rows), "", *notes])
+
+
 def _rows(
     workload: Workload, threads: int, options: Options, note: Callable[[str], None]
 ) -> Iterator[list[str]]:
+    tried = (threads,) if threads else sorted({1, cores()})
+    shown = str(threads or "default")
     limits, results = [], {side: [] for side in (OURS, *options.peers)}
     for number in range(options.rounds):
-        limits.append(
-            run_raw(
-                workload, "--decode", "--alone", str(threads), "--seconds", str(options.seconds)
-            )["milliseconds"]
-        )
+        limits.append(min(_decode_and_run(workload, each, options) for each in tried))
         for side in list(results):
             try:
                 results[side].append(_alone(side, workload, threads, options))
@@ -62,11 +76,18 @@ def _rows(
                 flush=True,
             )
     limit = np.array(limits)
-    yield [workload.title, "decode + ONNX Runtime, no HTTP", str(threads), spread(limit), "", ""]
+    yield [workload.title, "decode + ONNX Runtime, no HTTP", shown, spread(limit), "", ""]
     for side, rounds in results.items():
         p50 = np.array([each.p50 for each in rounds])
         p99 = f"{np.median([each.p99 for each in rounds]):.2f}"
-        yield [workload.title, side.name, str(threads), spread(p50), spread(p50 - limit), p99]
+        yield [workload.title, side.name, shown, spread(p50), spread(p50 - limit), p99]
+
+
+def _decode_and_run(workload: Workload, threads: int, options: Options) -> float:
+    """Median milliseconds of decoding and running one image in a loop."""
+    flags = ("--decode", "--alone", str(threads), "--seconds", str(options.seconds))
+    milliseconds: float = run_raw(workload, *flags)["milliseconds"]
+    return milliseconds
 
 
 def _alone(side: Side, workload: Workload, threads: int, options: Options) -> WrkResult:

@@ -13,6 +13,7 @@ ROWS = (
     "resnet50",
     "protocols",
     "latency",
+    "defaults",
     "overload",
     "start",
     "reloads",

@@ -23,6 +23,7 @@ MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
     "resnet50": throughput.measure_resnet50,
     "protocols": protocols.measure,
     "latency": latency.measure,
+    "defaults": latency.measure_defaults,
     "overload": overload.measure,
     "start": startup.measure,
     "reloads": reload.measure,

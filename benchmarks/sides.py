@@ -24,7 +24,10 @@ class SideError(Exception):
 
 @dataclass(frozen=True)
 class Setup:
-    """Workers (processes or instances) and threads per run of a server."""
+    """Workers (processes or instances) and threads per run of a server.
+
+    With 0 threads, Resident and ONNX Runtime choose by themselves.
+    """
 
     workers: int
     threads: int
@@ -69,8 +72,10 @@ class Side:
         self, workload: Workload, setup: Setup, port: int, extra: Sequence[str]
     ) -> list[str]:
         if self.script is None:
-            spread = ["--instances", str(setup.workers)]
-            spread += ["--intra-op-num-threads", str(setup.threads)]
+            spread = []
+            if setup.threads:
+                spread = ["--instances", str(setup.workers)]
+                spread += ["--intra-op-num-threads", str(setup.threads)]
             model = ["--store", str(workload.store), "--precision", workload.precision]
             # The user's own cache may have tuned settings.
             own = ["--cache", str(BUILD / "cache")]

@@ -26,13 +26,13 @@ class EngineOptions:
     """
 
     session: SessionOptions
-    lone_threads: int | None = None
     instances: int = 1
     max_batch_size: int | None = None
     max_queue_delay_seconds: float = 0.0
     max_queue_size: int = 512
     deadline_seconds: float = 30.0
     precision: RequestedPrecision = "auto"
+    lone_threads: int | None = None
     run_timeout_seconds: float = 60.0
     tuned_settings: TunedSettingsLookup | None = None
     measurements: MeasurementCache | None = None
