@@ -22,10 +22,10 @@ METHOD = (
 )
 DEFAULT_THREADS = 0
 DEFAULTS_METHOD = (
-    "`wrk` with one connection. Resident runs with its defaults (`mode=auto`), and FastAPI with the "
-    "default threads of ONNX Runtime, which spin. Decode + run in a loop has one thread or all, "
-    "whichever is faster in the round. Measured in turn, {seconds:g} s per round after a warm-up, "
-    "n = {rounds}; medians (minimum to maximum), differences round by round."
+    "`wrk` with one connection. Resident runs with its defaults (`mode=auto`), and FastAPI with "
+    "the default threads of ONNX Runtime, which spin. Decode + run in a loop has one thread or "
+    "all, whichever is faster in the round. Measured in turn, {seconds:g} s per round after a "
+    "warm-up, n = {rounds}; medians (minimum to maximum), differences round by round."
 )
 
 
