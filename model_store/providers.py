@@ -77,6 +77,11 @@ def parse_providers(text: str) -> tuple[str, ...]:
     return names
 
 
+def has_cpu_providers_only() -> bool:
+    """Whether ONNX Runtime is the package for CPUs."""
+    return {CPU, _RUNS_NO_MODELS}.issuperset(onnxruntime.get_available_providers())
+
+
 def find_providers(text: str) -> tuple[str, ...]:
     """Return the providers for sessions, best first and the CPU last. Each is started once.
 

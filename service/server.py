@@ -17,8 +17,11 @@ import uvicorn
 from starlette.types import Scope
 
 from model_store.errors import KeyFileError, ProviderError
+from model_store.providers import has_cpu_providers_only
 from service.app import create_app
 from service.host.malloc import bound_malloc
+from service.host.memory_limit import memory_limit
+from service.host.own_memory import limit_own_memory
 from service.http import access_log
 from service.http.client_limits import ConnectionLimit
 from service.http.forwarded import TrustedProxies, find_trusted_proxies, forward_clients
@@ -77,6 +80,7 @@ class Server(uvicorn.Server):
     _shared: Sequence[BalancedListener] = ()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(bool)  # so that the pool has a thread if the host has none later
         shared = (sockets or []) if self.worker.connections else []
         await super().startup([] if shared else sockets)
         listeners = [socket for server in self.servers for socket in server.sockets] or shared
@@ -204,6 +208,8 @@ def run(settings: Settings) -> None:
     """
     signal.signal(signal.SIGTERM, _exit)
     bound_malloc()
+    if has_cpu_providers_only():  # those of GPUs map much more memory than they use
+        limit_own_memory(memory_limit())
     workers = count_workers(settings)
     if workers > 1:
         run_workers(settings, workers)

@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 
 from model_store.activation_maps import ClassifierWeights, has_activation_maps, read_classifier
+from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
 from model_store.sealed_model import load_density
@@ -22,7 +23,7 @@ from service.engine.priority import ImageCount
 from service.engine.recent_images import RecentImages
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 from service.engine.warm_model import Measurement, load_measured, load_warm_model
-from service.engine.warm_up import best_batch_size
+from service.engine.warm_up import best_batch_size, release_memory
 from service.engine.watchdog import Watchdog
 from service.errors import InvalidModelOutputError
 from service.host.thread_priority import run_in_background
@@ -93,7 +94,14 @@ class LoadedVersion:
             def run(
                 devices: Devices, extras: Extras, images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
-                scores, embeddings, features = devices.run_with(extras | always, images, control)
+                try:
+                    scores, embeddings, features = devices.run_with(
+                        extras | always, images, control
+                    )
+                except ModelRunError:  # perhaps because it has taken much memory, which stays
+                    with suppress(ModelRunError):
+                        release_memory(devices.run, manifest.input)
+                    raise
                 rows = classify(
                     scores, manifest.outputs, calibration, embeddings, density, features
                 )

@@ -83,9 +83,17 @@ def warm_up(
             _repeat_until_stable(timer, largest, longest_seconds, stable_rounds)
         else:
             timer.time_all(list(timer.seconds))  # the first runs also allocate memory
-    # Release the memory of the largest batch, which an idle model does not need.
-    run(_black_images(shape, 1), RunControl(release_memory=True))
+    release_memory(run, shape)  # an idle model does not need that of the largest batch
     return timer.seconds
+
+
+def release_memory(run: Run, shape: Input) -> None:
+    """Run one black image, and return the memory that earlier runs took to the system.
+
+    Raises:
+        ModelRunError: The run failed.
+    """
+    run(_black_images(shape, 1), RunControl(release_memory=True))
 
 
 class _Timer:

@@ -70,10 +70,20 @@ def report_error(error: Exception, request_line: str) -> ErrorReport:
             first = error.errors()[0]
             detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             return ErrorReport(HTTPStatus.BAD_REQUEST, "invalid_parameter", detail)
+        case RuntimeError() | MemoryError() if _is_shortage(error):
+            logger.warning("%s rejected reason=%r", request_line, str(error) or "no memory")
+            detail = "this replica is short of threads or memory; retry after 1 s"
+            headers = {"Retry-After": "1"}
+            return ErrorReport(HTTPStatus.TOO_MANY_REQUESTS, "overloaded", detail, headers)
         case _:
             logger.error("%s failed", request_line, exc_info=error)
             detail = "internal error; the log of the server has the reason"
             return ErrorReport(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether the system had no memory or thread left, which says nothing about the request."""
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def reply_to(error: Exception, request_line: str) -> Reply:
@@ -107,6 +117,8 @@ def add_error_handlers(
         ClientDisconnectedError,
         HTTPException,
         RequestValidationError,
+        RuntimeError,  # what is not listed is raised again after the response, for uvicorn's log
+        MemoryError,
         Exception,
     ):
         app.add_exception_handler(kind, handle)

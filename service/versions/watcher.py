@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from service.versions.due import seconds_until_due
@@ -19,11 +20,15 @@ async def watch(
     on_loaded: Callable[[Registry], None] = lambda _: None,
 ) -> None:
     """Follow the store as `_follow` does. If that fails, the registry is no longer live."""
+    # A thread of its own, so that reconciliations go on if the host has no more threads.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
     try:
-        await _follow(registry, poll_seconds, stopping, on_loaded)
+        await _follow(registry, poll_seconds, stopping, on_loaded, thread)
     except Exception:
         logger.exception("model store no longer watched")
         registry.watcher_failed = True
+    finally:
+        thread.shutdown(wait=False)
 
 
 async def _follow(
@@ -31,6 +36,7 @@ async def _follow(
     poll_seconds: float,
     stopping: asyncio.Event,
     on_loaded: Callable[[Registry], None],
+    thread: ThreadPoolExecutor,
 ) -> None:
     """Reconcile now, after each trial and every `poll_seconds`, until `stopping` is set.
 
@@ -42,13 +48,14 @@ async def _follow(
         poll_seconds: Time between reconciliations.
         stopping: Ends the loop.
         on_loaded: Called once the models are loaded, or cannot be because of the store.
+        thread: Runs the reconciliations.
     """
     wake = asyncio.Event()
     if registry.trials:
         wake_soon = partial(asyncio.get_running_loop().call_soon_threadsafe, wake.set)
         registry.trials.on_end = wake_soon
-    await asyncio.to_thread(reconcile, registry)
-    announced = False
+    loop, announced = asyncio.get_running_loop(), False
+    await loop.run_in_executor(thread, reconcile, registry)
     while True:
         if not announced and not (registry.trials and registry.starting):
             announced = True
@@ -59,7 +66,7 @@ async def _follow(
         if stopping.is_set():
             return
         wake.clear()
-        await asyncio.to_thread(reconcile, registry)
+        await loop.run_in_executor(thread, reconcile, registry)
 
 
 def _wait_seconds(registry: Registry, poll_seconds: float) -> float | None:
