@@ -35,7 +35,13 @@ from service.log_format import FORMATTERS
 from service.protocols.grpc_extra import GrpcMissingError
 from service.public_address import is_loopback
 from service.settings import Settings
-from service.sockets import accept_waiting, check_can_listen, listen, reserve_port
+from service.sockets import (
+    accept_waiting,
+    check_can_listen,
+    ignore_new_clients,
+    listen,
+    reserve_port,
+)
 from service.startup_text import describe_open_service, describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.tls import CertificateError, TlsCertificate, find_tls_files
@@ -115,6 +121,8 @@ class Server(uvicorn.Server):
 
     async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
         """Accept who has connected, and then nobody else."""
+        for listener in listeners:
+            ignore_new_clients(listener)
         connections = [each for listener in listeners for each in accept_waiting(listener)]
         for server in self.servers:
             server.close()
@@ -248,6 +256,7 @@ def run_workers(settings: Settings, workers: int) -> None:
         if settings.uds:
             settings.uds.unlink(missing_ok=True)
         for listener in listeners:
+            ignore_new_clients(listener)
             listener.close()
 
     gc.freeze()  # a garbage collection would write to objects, and forks would no longer share them

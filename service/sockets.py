@@ -1,9 +1,12 @@
 """Open the sockets that the server listens on: TCP for one or both families, or a Unix socket."""
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,6 +14,14 @@ from typing import Final
 ANY_IPV6: Final = "::"
 ANY_IPV4: Final = "0.0.0.0"  # noqa: S104  listening on it is the user's choice
 BACKLOG: Final = 2048  # uvicorn's default
+_SO_ATTACH_FILTER: Final = 26
+_DROP_SYN: Final = (  # classic BPF (kernel.org/doc/html/latest/networking/filter.html)
+    (0x30, 0, 0, 13),  # load the byte of the TCP header that has its flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # if only SYN is set,
+    (0x06, 0, 0, 0),  # drop the packet,
+    (0x06, 0, 0, 0xFFFF_FFFF),  # else accept all of it
+)
 _MISSING_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
@@ -59,6 +70,21 @@ def reserve_port(host: str, port: int) -> socket.socket:
             "(SERVICE_GRPC_PORT)"
         ) from None
     return reserved
+
+
+def ignore_new_clients(listener: socket.socket) -> None:
+    """Drop the first packet (SYN) of every new client, for all processes that share the listener.
+
+    Otherwise a client could connect between the last `accept` and `close`, and would be reset. On
+    other systems than Linux this does nothing.
+    """
+    if sys.platform == "linux" and listener.family != socket.AF_UNIX:
+        program = ctypes.create_string_buffer(
+            b"".join(struct.pack("HBBI", *each) for each in _DROP_SYN)
+        )
+        filter_ = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
+        with suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:

@@ -72,9 +72,10 @@ class BalancedListener:
                 timer.cancel()
         self._loop.remove_reader(self._listener)
         self._counts.clear(self._number)
-        for connection in accept_waiting(self._listener):
+        connections = accept_waiting(self._listener)
+        self._listener.close()  # at once: a client that connects in between is reset
+        for connection in connections:
             self._pass_on(connection)
-        self._listener.close()
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _accept(self) -> None:

@@ -1,5 +1,6 @@
 """What the server listens on: IPv4, IPv6, both, or a Unix socket."""
 
+import errno
 import os
 import signal
 import socket
@@ -16,9 +17,11 @@ from colour_model import labels, plain
 from server_process import PATIENCE_SECONDS, REPOSITORY, running
 
 from model_store.store import ModelStore
-from service.sockets import ListenError, listen
+from service.sockets import ListenError, accept_waiting, ignore_new_clients, listen
 
 RED = plain("red")
+SYN_SENT = 2
+"""State of a connection whose first packet was not answered (tcp_states.h)."""
 IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 needs_ipv6 = pytest.mark.skipif(not IPV6, reason="needs IPv6")
 
@@ -131,3 +134,26 @@ def test_both_families_have_the_same_port() -> None:
     listeners[1].close()
     for listener in listen("::", port, None):
         listener.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+def test_new_clients_are_ignored_and_earlier_ones_accepted(host: str) -> None:
+    """The data of earlier clients still arrives."""
+    (listener,) = listen(host, 0, None)
+    address = listener.getsockname()
+    with (
+        closing(listener),
+        socket.create_connection(address[:2]) as early,
+        socket.socket(listener.family) as late,
+    ):
+        ignore_new_clients(listener)
+        late.setblocking(False)
+        assert late.connect_ex(address) == errno.EINPROGRESS
+        (accepted,) = accept_waiting(listener)
+        with accepted:
+            early.sendall(b"a request")
+            accepted.settimeout(PATIENCE_SECONDS)
+            assert accepted.recv(100) == b"a request"
+        assert accept_waiting(listener) == []
+        assert late.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == SYN_SENT

@@ -100,35 +100,33 @@ def test_sigterm_under_load_loses_no_request(colour_store: ModelStore, drain_sec
     assert "graceful shutdown exceeded" not in server.stderr.text
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_clients_that_connect_until_the_end_are_answered(
-    colour_store: ModelStore, workers: int
-) -> None:
+def test_clients_that_connect_until_the_end_are_answered(colour_store: ModelStore) -> None:
     """Their connections are complete, but not accepted yet, when the server stops to listen."""
     program = f"""if True:
         import socket, sys
+        from service import server
         from service.__main__ import main
-        from service.server import Server
 
-        shut_down = Server.shutdown
+        clients, ignore_new_clients = [], server.ignore_new_clients
 
-        async def connect_and_shut_down(self, sockets=None):
-            address = sockets[0].getsockname()
-            clients = [socket.create_connection(address) for _ in range({LATE_CLIENTS})]
-            for client in clients:
-                client.sendall({REQUEST!r})
-            await shut_down(self, sockets)
+        def connect_and_ignore(listener):
+            for _ in range({LATE_CLIENTS}):
+                clients.append(socket.create_connection(listener.getsockname()))
+                clients[-1].sendall({REQUEST!r})
+            ignore_new_clients(listener)
+
+        server.ignore_new_clients = connect_and_ignore
+        try:
+            main()
+        finally:
             for client in clients:
                 print("late client", client.recv(12), file=sys.stderr)
-
-        Server.shutdown = connect_and_shut_down
-        main()
     """
-    flags = ("--store", colour_store.root, "--no-builtin", "--workers", workers)
+    flags = ("--store", colour_store.root, "--no-builtin")
     with running(*flags, command=(sys.executable, "-c", program)) as server:
-        server.announced().end(signal.SIGTERM)
+        assert server.announced().end(signal.SIGTERM) == 0
     answers = re.findall(r"late client (.*)", server.stderr.text)
-    assert answers == ["b'HTTP/1.1 200'"] * LATE_CLIENTS * workers
+    assert answers == ["b'HTTP/1.1 200'"] * LATE_CLIENTS
 
 
 async def _load_until_closed(server: ServerProcess) -> list[int]:
