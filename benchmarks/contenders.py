@@ -1,4 +1,4 @@
-"""What is measured in turn under full load: the machine's limits, Resident and its peers."""
+"""The servers and loops that are measured in turn under full load: limits, Resident, peers."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Peak memory of `prepare` in bytes per pixel by kind of image: multiply it with `max_pixels`.
+"""Measures the peak memory of `prepare` by kind of image, in bytes per pixel.
 
 Each image is decoded in a process of its own: this file as a script.
 """

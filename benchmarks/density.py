@@ -2,11 +2,11 @@
 
 python benchmarks/density.py MODEL… --data MODEL=SOURCE… --unknown NAME=FOLDER… --cache FOLDER
 
-Each MODEL needs the output `embedding` and a density. Its data is found as for `quantize`, or named
+Each MODEL needs the output `embedding` and a density. Its data is found as for `quantize`, or given
 with --data (`--data-dir` for Fashion-MNIST). The test images of one model are unknown to the
-others. Prints, for each score and kind of image, the share that is refused when 5 % of the own test
-images are, and the AUROC; then the share that the sealed density and the energy threshold refuse.
-Embeddings are kept in the cache.
+others. Prints two figures for each score and kind of image: the share that is refused if the
+threshold refuses 5 % of the model's own test images, and the AUROC. Then prints the shares that the
+sealed density and the energy threshold refuse. Embeddings are kept in the cache.
 """
 
 import argparse

@@ -33,13 +33,13 @@ WARM_UP_ROUNDS = 5
 
 
 def without_embedding(version: Version, file: str, folder: Path) -> Session:
-    """The variant as it was before this output: its other outputs, and no node for it alone."""
+    """The variant without this output and without the nodes that only this output needs."""
     outputs = version.manifest.outputs
     model = onnx.load_model_from_string(version.read_file(file))
     graph = model.graph
     graph.output.remove(next(value for value in graph.output if value.name == outputs.embedding))
     name = outputs.embedding
-    while True:  # the chain of nodes that only this output needs
+    while True:  # removes the nodes that only this output needs, last one first
         if any(name in node.input for node in graph.node):
             break
         node = next(node for node in graph.node if name in node.output)
@@ -68,7 +68,7 @@ def time_shuffled(
 
 
 def abstain(session: Session, density: Density | None, images: np.ndarray) -> object:
-    """What the service does to decide about abstention."""
+    """The steps with which the service decides whether the model abstains."""
     if density is None:
         return energy(session.run(images))
     logits, embeddings = session.run_with_embedding(images)

@@ -1,4 +1,4 @@
-"""CPU time of the event loop per request, of this checkout and of others, in turn.
+"""Measures the CPU time of the event loop per request, of this and other checkouts in turn.
 
 PYTHONPATH=. .venv/test/bin/python benchmarks/event_loop.py [OTHER_CHECKOUT ...] [--turns 30]
     [--rejections]
@@ -10,18 +10,13 @@ CPU time is much less noisy than throughput on a busy machine: compare the lower
 
 import argparse
 import contextlib
-import os
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from machine import ROOT, free_port
-from startup import is_ready
+from built_in_service import run_built_in_models
+from machine import ROOT
 from workloads import resnet20
 from wrk import wrk_load
 
@@ -58,24 +53,8 @@ class _Service:
 
 @contextlib.contextmanager
 def _running(checkout: Path, flags: Sequence[str]) -> Iterator[_Service]:
-    port = free_port()
-    with tempfile.TemporaryDirectory() as empty:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", str(port), "--store", empty, *flags],
-            cwd=checkout,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while not is_ready(port):
-                if process.poll() is not None:
-                    raise SystemExit(f"the service in {checkout} ended with {process.returncode}")
-                time.sleep(0.05)
-            yield _Service(checkout, port, process.pid, flags)
-        finally:
-            process.terminate()
-            process.wait()
+    with run_built_in_models(checkout, flags) as (port, pid):
+        yield _Service(checkout, port, pid, flags)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def photograph() -> bytes:
 
 
 def explainable(version: Version, channels: int) -> SimpleNamespace:
-    """What `explain` needs of a loaded version."""
+    """The attributes of a loaded version that `explain` uses."""
     manifest = version.manifest
     if has_activation_maps(version):
         classifier = read_classifier(version)

@@ -1,4 +1,4 @@
-"""Closed-loop load with gRPC: each of some coroutines sends one encoded image after the other.
+"""Closed-loop load with gRPC: several coroutines send one encoded image after the other.
 
 Prints one line of JSON with the fields of `wrk.WrkResult`. Messages are serialised once, before the
 measurement, and responses are not parsed.
@@ -59,8 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("model")
-    parser.add_argument("folder", type=Path, help="of the encoded images, named 1, 2, ...")
-    parser.add_argument("calls", type=int, help="in progress at once")
+    parser.add_argument("folder", type=Path, help="folder with the encoded images, named 1, 2, ...")
+    parser.add_argument("calls", type=int, help="number of calls in progress at the same time")
     parser.add_argument("seconds", type=float)
     given = parser.parse_args()
     messages = [message(given.model, path.read_bytes()) for path in sorted(given.folder.iterdir())]

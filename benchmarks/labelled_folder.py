@@ -1,4 +1,4 @@
-"""Accuracy of a stored version on other images: folders with one subfolder per class.
+"""Measures the accuracy of a stored version on folders with one subfolder per class.
 
 python benchmarks/labelled_folder.py cifar10 FOLDER…
 

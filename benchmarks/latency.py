@@ -1,4 +1,4 @@
-"""Latency of one client alone, compared with decoding and running one image in a loop."""
+"""Measures the latency of a single client, compared with decoding and running in a loop."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Overload: how many requests are still answered, how soon the rest is rejected, and memory.
+"""Measures overload: how many requests are answered, how soon others are rejected, and memory.
 
 As a script it is the load generator, in a process of its own so that it does not slow down the
 measurement. It prints one line of JSON.

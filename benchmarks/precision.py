@@ -56,7 +56,7 @@ def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="Leave ResNet-50 out.")
+    parser.add_argument("--small", action="store_true", help="Skip ResNet-50.")
     parser.add_argument(
         "--rounds",
         type=int,

@@ -1,4 +1,4 @@
-"""Images per second over the Open Inference Protocol: binary tensors over HTTP, and gRPC."""
+"""Measures images per second of the Open Inference Protocol: binary tensors, and gRPC."""
 
 import json
 import subprocess

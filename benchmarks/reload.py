@@ -1,4 +1,4 @@
-"""Latency and memory while versions change: hot reloads under load, and loading another model.
+"""Measures latency and memory during hot reloads, and while another model is loaded.
 
 A real server serves two versions of the built-in model to clients on raw sockets on the same cores.
 First `production` switches between the versions: every answer but a 200 is a failure, and memory

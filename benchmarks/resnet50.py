@@ -26,7 +26,7 @@ TOLERANCE = 1.0  # not used: the version is not proven
 
 
 def random_resnet50(side: int) -> bytes:
-    """The ONNX file as the exporter writes it, with folded batch norms."""
+    """The bytes of the exported ONNX file, with folded batch norms."""
     torch.manual_seed(0)
     gray = torch.full((3, 1, 1), 128.0)
     served = ExportModule(

@@ -1,4 +1,4 @@
-"""The measured servers: Resident, and each peer as its documentation recommends.
+"""The measured servers: Resident, and each peer in the setup that its documentation recommends.
 
 Each peer is installed into an environment of its own.
 """

@@ -1,4 +1,4 @@
-"""Seconds from exec to ready and memory when ready, of the service and of a bare FastAPI app.
+"""Measures start time and memory when ready, of the service and of a bare FastAPI app.
 
 Both are started in turn, n times each after one start that is not counted. Ready is the first 200
 of /health/ready, polled every 5 ms; memory is VmRSS at that moment.

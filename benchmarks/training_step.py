@@ -1,4 +1,4 @@
-"""Speed of a training step compared with a plain PyTorch loop; writes benchmarks/TRAINING.md.
+"""Compares the speed of a training step with a plain PyTorch loop; writes TRAINING.md.
 
 ResNet-20, batches of 128, 32x32 images, padded crops and flips. Each side runs in a process of its
 own, in turn, so that a busy machine affects all sides alike.
@@ -58,7 +58,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """A tutorial's loop: a loader with two workers, a model and an optimizer."""
+    """The loop of a PyTorch tutorial: a loader with two workers, a model and an optimizer."""
     loader = DataLoader(Pictures(pixels, labels), batch_size=BATCH, shuffle=True, num_workers=2)
     model = build_network("resnet20", 10)
     optimizer = torch.optim.SGD(

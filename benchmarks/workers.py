@@ -1,24 +1,17 @@
-"""Throughput and memory of the service by its number of workers, in turn.
+"""Measures throughput and memory of the service with different numbers of workers, in turn.
 
 PYTHONPATH=. .venv/test/bin/python benchmarks/workers.py [--workers 1 2] [--rounds 5]
 
 Needs `wrk` and a quiet machine: workers gain nothing where other programs use the cores. Memory is
-PSS: each page counts for the processes that share it in equal parts. Linux.
+PSS: the processes that share a page count equal parts of it. Linux.
 """
 
 import argparse
-import contextlib
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from machine import ROOT, describe_machine, family, free_port, proportional_megabytes
-from startup import is_ready
+from built_in_service import run_built_in_models
+from machine import ROOT, describe_machine, family, proportional_megabytes
 from workloads import resnet20
 from wrk import WrkResult, wrk_load
 
@@ -27,44 +20,19 @@ SECONDS = 5
 
 
 @dataclass(frozen=True)
-class Measurement:
+class WorkersLoad:
     load: WrkResult
     megabytes: float
 
 
-@contextlib.contextmanager
-def running(workers: int) -> Iterator[tuple[int, int]]:
-    """The service with the built-in models; its port and its process."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as empty:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "service", "--port", str(port), "--store", empty),
-                *("--workers", str(workers), "--no-access-log"),
-            ],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while not is_ready(port):
-                if process.poll() is not None:
-                    raise SystemExit(f"the service ended with {process.returncode}")
-                time.sleep(0.05)
-            yield port, process.pid
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def measure(workers: int, connections: int) -> Measurement:
+def measure(workers: int, connections: int) -> WorkersLoad:
     workload = resnet20()
     path, bodies = f"/v1/models/{workload.model}/predict", workload.bodies(None)
-    with running(workers) as (port, pid):
+    flags = ("--workers", str(workers), "--no-access-log")
+    with run_built_in_models(ROOT, flags) as (port, pid):
         wrk_load(port, path, bodies, connections, 1)  # warm-up
         load = wrk_load(port, path, bodies, connections, SECONDS)
-        return Measurement(load, proportional_megabytes(family(pid)))
+        return WorkersLoad(load, proportional_megabytes(family(pid)))
 
 
 def main() -> None:

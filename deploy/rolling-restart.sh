@@ -1,7 +1,7 @@
 #!/bin/sh
-# Replace the replicas of `service` one after the other, by containers of the image and the settings
-# of now: deploy/rolling-restart.sh. Call it where you call docker compose, with the profile in
-# COMPOSE_PROFILES. Behind the proxy, no request fails meanwhile.
+# Replaces the replicas of `service` one after the other with containers of the current image and
+# settings. Run it in the directory in which you run docker compose, with the profile in
+# COMPOSE_PROFILES. Behind the proxy, no request fails during the restart.
 set -eu
 
 containers() {

@@ -69,8 +69,8 @@ def main() -> None:
       python -m model_store list
       python -m model_store promote flowers 3 --why "better on dusk"
 
-    VERSION is a number or an alias. Without one, `production` counts, and without that the
-    latest version.
+    VERSION is a number or an alias. Without one, the version of `production` is used,
+    or the latest version if there is no such alias.
     """
 
 
@@ -119,7 +119,7 @@ def list_versions(store: ModelStore, model: str | None, *, as_json: bool) -> Non
 @click.argument("version", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print `manifest.json` as it is on disk.")
 def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -> None:
-    """Show what a version is, where it comes from and what its gates measured.
+    """Show the content, the origin and the gate results of a version.
 
     \b
       python -m model_store show flowers production

@@ -44,7 +44,7 @@ class ClassifierWeights:
 
 
 def has_activation_maps(version: Version) -> bool:
-    """Whether the version has what activation maps need."""
+    """Whether the version has the feature maps and weights that activation maps need."""
     manifest = version.manifest
     return manifest.classifier is not None and manifest.outputs.features is not None
 
@@ -63,7 +63,9 @@ def read_classifier(version: Version) -> ClassifierWeights:
         with np.load(data, allow_pickle=False) as arrays:
             weight, bias = (np.asarray(arrays[name], np.float32) for name in ("weight", "bias"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise VersionCorruptError(f"{version}: {path} must hold weight and bias") from None
+        raise VersionCorruptError(
+            f"{version}: {path} must contain the arrays weight and bias"
+        ) from None
     if weight.ndim != 2 or (len(weight),) != bias.shape:
         raise VersionCorruptError(f"{version}: {path} has weight and bias of different lengths")
     return ClassifierWeights(weight, bias)
@@ -90,7 +92,7 @@ def activation_maps(
 def render_overlays(
     activation_maps: NDArray[np.float32], size: tuple[int, int], region: Region
 ) -> list[bytes]:
-    """Draw each map as a picture to lay over the image that it explains.
+    """Draw each map as an overlay for the image that it explains.
 
     Parts that do not support the class, or that the crop removed, are transparent.
 

@@ -49,7 +49,7 @@ class AliasEvent(FrozenModel):
     """One move of an alias."""
 
     action: Literal["promote", "rollback"] = Field(description="What moved the alias.")
-    version: int = Field(ge=1, description="The version that the alias points to since then.")
+    version: int = Field(ge=1, description="The version that the alias points to after the move.")
     when: AwareDatetime = Field(description="When it was moved, in UTC.")
     by: str = Field(description="Name of the user or of the API key.")
     why: str = Field(default="", description="The reason that was given.")
@@ -166,8 +166,8 @@ class Aliases:
             if among is None or version in among:
                 return version
         raise AliasError(
-            f"{self._model}: {alias} has pointed to no other version that still exists, so it "
-            "cannot be rolled back"
+            f"{self._model}: {alias} cannot be rolled back, because no other version that it "
+            "pointed to still exists"
         )
 
     def _append(

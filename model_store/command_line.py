@@ -55,6 +55,22 @@ def format_command(title: str, words: Sequence[str | Path], width: int) -> str:
     return "\n".join(lines)
 
 
+def as_called(command: str) -> str:
+    """Return a command like `training run` as the user can type it: `resident run`, for example.
+
+    Args:
+        command: A package (`service`, `model_store` or `training`), or a package and its command.
+    """
+    context = click.get_current_context(silent=True)
+    program = (context.find_root().info_name if context else None) or ""
+    package, _, rest = command.partition(" ")
+    if not program.endswith("resident"):
+        return f"python -m {command}"
+    if package == "service":
+        return f"{program} {rest or 'serve'}"
+    return " ".join(filter(None, (program, "store" * (package == "model_store"), rest)))
+
+
 def describe_path(path: Path) -> str:
     """Return a path as people write it, with `~` for the home directory."""
     home = os.path.expanduser("~")  # noqa: PTH111  Path.home raises without a home

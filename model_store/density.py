@@ -6,8 +6,8 @@ Three numbers are standardized on images that were not trained on, and added:
 - the Mahalanobis distance of the embedding, scaled to length 1, from the nearest class mean,
 - the energy of the logits, at least -2, so that high confidence cannot outweigh a large distance.
 
-In some models, known images of high energy are further away or nearer than others. So the distances
-are compared with those of known images of the same energy, by a linear regression.
+In some models, the distances of known images depend on their energy. A linear regression of the
+distances on the energy removes this dependence.
 
 Training and the service compute the score with the same functions.
 
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from model_store.errors import ManifestError
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-"""Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
+"""Largest size of a density file, stored and unpacked. A density of 4,096 dimensions fits."""
 PARTS: Final = 3
 DISTANCES: Final = 2
 """Number of distances of an embedding. Their standardized values are added."""
 LOWEST_ENERGY: Final = np.float32(-2)
-"""Limits confidence: a network can be very confident about images unlike its data."""
+"""Smallest energy that counts: networks can be very confident about images unlike their data."""
 _SHORTEST: Final = np.float32(1e-12)
 
 Floats = NDArray[np.float32]
@@ -91,7 +91,7 @@ class Density:
                 raise ManifestError(f"the density's {name} has NaN or infinity")
         if not (self.scale > 0).all():
             raise ManifestError("the density's scale must be positive")
-        # Relative to the middle of the class means, so that squares of small numbers are summed.
+        # Subtract the centre of the class means: squares of smaller numbers lose less precision.
         shift = self.unit_means.mean(axis=0)
         means = self.unit_means - shift
         object.__setattr__(self, "_shift", shift)
@@ -132,7 +132,7 @@ class Density:
             energies: float32 `[batch]`, `model_store.uncertainty.energy` of the logits.
 
         Returns:
-            What the embedding adds and what the energy adds, float32 `[batch]` each. 0 is usual.
+            The parts of the embedding and of the energy, float32 `[batch]`; usually near 0.
         """
         distances = self.distances(embeddings)
         distances -= self.center[:2]
@@ -155,7 +155,7 @@ class Density:
         """Read a density file.
 
         Raises:
-            ManifestError: It is not one. The message names what is wrong.
+            ManifestError: The file is not a valid density. The message says why.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:

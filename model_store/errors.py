@@ -106,7 +106,7 @@ class ProviderError(ModelStoreError):
 
 
 class ProofError(ModelStoreError):
-    """The golden proof failed: the version would not answer here as it did in training."""
+    """The golden proof failed: the version gives other answers here than in training."""
 
 
 class DecodeProofError(ProofError):
@@ -124,7 +124,7 @@ class ImageError(ModelStoreError):
 
 
 class NotAnImageError(ImageError):
-    """The bytes do not begin like a supported format."""
+    """The bytes do not begin with the signature of a supported format."""
 
     code = "not_an_image"
 

@@ -20,9 +20,9 @@ from typing import BinaryIO
 
 CHUNK_BYTES = 1024 * 1024
 DOOMED_PREFIX = ".doomed-"
-MAX_LINKS = 40  # as Linux
+MAX_LINKS = 40  # the limit of Linux
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EROFS}
-"""What file systems without `flock` report. NFS needs a directory that is open for writing."""
+"""Errors of `flock` on file systems without locks. NFS locks only what is open for writing."""
 logger = logging.getLogger(__name__)
 
 

@@ -1,6 +1,6 @@
-"""Sizes of an image on its way to the model's input. No pixel is touched here.
+"""Computes the size of an image at each step of preprocessing. It changes no pixels.
 
-A decoder process, which does not import pydantic, uses it too, so a spec is read by its fields.
+Decoder processes use it without importing pydantic, so it only reads the fields of a spec.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def seen_region(width: int, height: int, spec: Preprocessing) -> Region:
 
 
 def largest_resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
-    """The larger size before the crop of the image as stored and turned by 90 degrees.
+    """The larger of two sizes before the crop: of the image as stored, and turned by 90 degrees.
 
     EXIF says which one applies, and it can come after the pixels. The padding of a letterbox
     counts, because it is allocated too.
@@ -86,7 +86,7 @@ def resize_value(
 ) -> int | tuple[int, int]:
     """The manifest's `resize` for a target and a crop, both (height, width).
 
-    It is a number if one means the same, because older versions of the service read only numbers.
+    It is one number if that has the same effect: older versions of the service read only numbers.
     """
     if mode == "shorter_side" and target[0] == target[1]:
         return target[0]

@@ -1,4 +1,4 @@
-"""The golden proof: on this machine, a version answers as it did in training.
+"""The golden proof: checks that a version answers on this machine as it did in training.
 
 - Decode: `prepare` turns each golden image into the stored pixels, within a tolerance.
 - Numerics: the session turns the stored pixels into the expected logits, within the variant's

@@ -37,7 +37,7 @@ GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.bin"
 SEAL: Final = "entry.json"
 MIN_EXTERNAL_BYTES: Final = 1024
-_FORMAT: Final = 3  # before, each number of threads had its own entry
+_FORMAT: Final = 3  # in format 2, each number of threads had its own entry
 NewSettings = Callable[[], onnxruntime.SessionOptions]
 OpenModel = Callable[[], AbstractContextManager[Path]]
 logger = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ class GraphSeal(FrozenModel):
 
 
 class GraphCache:
-    """Creates CPU sessions from cached graphs. Outputs are bit-identical to those without it.
+    """Creates CPU sessions from cached graphs. The cache does not change outputs by a single bit.
 
     A damaged entry is deleted and built again. If the cache cannot be used, a warning is logged
     once and sessions are created without it. Graphs larger than `max_bytes` are not cached.
 
     Args:
         root: The host's cache directory.
-        max_bytes: Limit for all entries; those that were used longest ago are deleted first.
+        max_bytes: Limit for all entries; the least recently used are deleted first.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
@@ -88,7 +88,7 @@ class GraphCache:
                 )
         except Exception as error:  # noqa: BLE001  a broken cache must not stop the model
             with open_model() as path:
-                session = _create(path, new_settings())  # raises if the model is at fault
+                session = _create(path, new_settings())  # raises if the model itself is damaged
             self._report(path, _short_reason(error))
             return session
         with open_model() as path:
@@ -138,7 +138,7 @@ class GraphCache:
             )
             # Prepacked weights are not written: ONNX Runtime 1.24 and 1.31 crash on them.
             with open_model() as path:
-                # The graph is no smaller than the model.
+                # The optimised graph is at least as large as the model.
                 self._check_size(entry, path.stat().st_size)
                 original = _create(path, settings)
             session = _reopen(building / GRAPH, new_settings)

@@ -10,15 +10,15 @@ from typing import Final
 HEIF: Final = "HEIF"
 SUPPORTED: Final = importlib.util.find_spec("pillow_heif") is not None
 CODE_BYTES: Final = 48 * 1024 * 1024
-"""Address space of the code that `load_heif_plugin` imports, and of what it allocates once."""
+"""Address space that `load_heif_plugin` needs, for its code and what that allocates at import."""
 
 
 @cache
 def load_heif_plugin() -> None:
     """Let Pillow open HEIC images. Call it only if they are `SUPPORTED`.
 
-    Images are decoded by one thread, because several are decoded at once already, and never from
-    the small preview in the file.
+    One thread decodes an image, because several images are decoded at the same time. The small
+    preview in the file is never used.
     """
     import pillow_heif  # noqa: PLC0415  an extra
 

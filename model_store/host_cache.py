@@ -1,14 +1,14 @@
 """The cache directory of this host: optimised graphs, engines, trials, tuned settings, scans.
 
-Some of it is executed, so it is trusted as much as the program itself: each directory must belong
-to this user or to root, and only its owner may write to it.
+Some of these files are executed. So each directory must belong to this user or to root, and only
+its owner may write to it.
 
 ::
 
     <cache>/versions/<key>/   versions of an object store          model_store.version_cache
     <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
     <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
-    <cache>/trials/           versions that passed or died       service.versions.trial_records
+    <cache>/trials/           trials of versions: passed or not  service.versions.trial_records
     <cache>/measurements/     times of warm-up                   service.engine.measurement_cache
     <cache>/tuning/           settings measured by `tune`        service.engine.tuned_settings
     <cache>/scans/<key>/      facts and pixels of data sets      training.data.scan_cache
@@ -71,7 +71,7 @@ def try_host_cache(root: Path, name: str) -> Path | None:
 
 
 def check_owner(folder: Path) -> None:
-    """Check that nobody but this user or root can have written to `folder`.
+    """Check that only this user or root can write to `folder`.
 
     Raises:
         PermissionError: It belongs to another user, or others may write to it.
@@ -118,7 +118,7 @@ def mark_used(file: Path) -> None:
 
 
 def prune_entries(folder: Path, max_bytes: int, keep: Path) -> None:
-    """Delete the entries that were used longest ago, until all need at most `max_bytes`.
+    """Delete the least recently used entries until the others fit into `max_bytes`.
 
     Args:
         folder: A directory of the cache. Each directory or file in it is one entry; hidden ones

@@ -1,4 +1,4 @@
-"""The header of an image: its format, its size, and the limits that hold before decoding."""
+"""The header of an image: its format, its size, and the limits that are checked before decoding."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _unknown_signature(data: bytes) -> ImageError:
     brands = _container_brands(data)
     if b"avif" in brands or b"avis" in brands:
         return ImageUnsupportedError(
-            f"this Pillow decodes no AVIF; convert the image to one of {known}"
+            f"AVIF images are not supported here; convert the image to one of {known}"
         )
     if brands & _HEIF_BRANDS:
         return ImageUnsupportedError(

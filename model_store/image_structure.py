@@ -14,7 +14,7 @@ from model_store.errors import ImageTooExpensiveError
 
 MAX_JPEG_SEGMENTS: Final = 1024
 MAX_EXIF_SEGMENTS: Final = 32
-"""Pillow appends each to a copy of those before it."""
+"""Pillow copies all earlier ones for each further one."""
 MAX_JPEG_FILLER: Final = 64 * 1024
 """Bytes between segments, which Pillow skips one by one."""
 MAX_PNG_CHUNKS: Final = 256
@@ -22,7 +22,7 @@ MAX_PNG_CHUNKS: Final = 256
 MAX_PNG_DATA_CHUNKS: Final = 64 * 1024
 MAX_GIF_BLOCKS: Final = 64 * 1024
 MAX_GIF_COMMENT_BLOCKS: Final = 1024
-"""Pillow appends each to a copy of those before it."""
+"""Pillow copies all earlier ones for each further one."""
 MAX_TIFF_ENTRIES: Final = 1024
 MAX_TIFF_STRIPS: Final = 64 * 1024
 MAX_TIFF_TILE_PIXELS: Final = 1024 * 1024
@@ -91,7 +91,7 @@ def _check_png(data: bytes) -> None:
             data_chunks += 1
         else:
             chunks += 1
-        _check(chunks, MAX_PNG_CHUNKS, "chunks beside the pixels", "PNG")
+        _check(chunks, MAX_PNG_CHUNKS, "chunks without pixels", "PNG")
         _check(data_chunks, MAX_PNG_DATA_CHUNKS, "chunks of pixels", "PNG")
         position += 12 + int.from_bytes(data[position : position + 4], "big")
 

@@ -57,7 +57,7 @@ def count_scans(data: bytes, enough: int = 20) -> int:
 
 
 def lacks_only_end(data: bytes, components: int) -> bool:
-    """Whether all scans are there and the end marker is not. The last scan may be cut off."""
+    """Whether every scan is present and the end marker is missing. The last scan may be cut off."""
     scans = [position for marker, position in _markers(data) if marker == _START_OF_SCAN]
     if not scans or data.find(END, scans[-1]) >= 0:
         return False

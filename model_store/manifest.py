@@ -89,7 +89,7 @@ class Outputs(FrozenModel):
 
 
 class Letterbox(FrozenModel):
-    """What `resize_mode` `letterbox` puts around an image."""
+    """The padding that `resize_mode` `letterbox` adds around an image."""
 
     padding: Colour = Field(description="RGB colour around the image, 0 to 255.")
     position: Literal["center"] = Field(
@@ -146,7 +146,7 @@ class Check(FrozenModel):
 
     check: NonEmptyText = Field(description="Name of the check.")
     passed: bool = Field(description="Whether `value` meets `threshold`.")
-    value: FiniteFloat = Field(description="What was measured.")
+    value: FiniteFloat = Field(description="The measured value.")
     threshold: FiniteFloat = Field(description="The limit for `value`.")
     comparison: Literal["at_least", "at_most"] = Field(
         description="Whether `threshold` is the smallest or the largest value that passes."
@@ -194,7 +194,7 @@ class SealedDensity(FrozenModel):
     )
     fitted_on: str = Field(default="", description="The images that it was fitted on.")
     abstained: Fraction | None = Field(
-        default=None, description="Share of the test images from which the model abstains by it."
+        default=None, description="Share of the test images from which the model abstains with it."
     )
 
 
@@ -256,7 +256,7 @@ class Golden(FrozenModel):
 
     image: FilePath = Field(description="The encoded image.")
     pixels: FilePath = Field(
-        description="What it decodes to: `.npy`, uint8 `[height, width, 3]`, RGB."
+        description="The pixels that it decodes to: `.npy`, uint8 `[height, width, 3]`, RGB."
     )
     decode_tolerance: DecodeTolerance = Field(
         description="How far decoded pixels may be from `pixels`."
@@ -268,7 +268,7 @@ class Golden(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Everything that the service needs to run a version, and a person to trust it."""
+    """Everything that the service needs to run a version, and people to trust it."""
 
     schema_version: Literal[1] = Field(
         default=SCHEMA_VERSION, description="Version of this format."
@@ -295,15 +295,15 @@ class Manifest(FrozenModel):
     )
     classifier: Classifier | None = Field(
         default=None,
-        description="The last layer's weights; null if class activation maps need none.",
+        description="The last layer's weights; null if the version has no class activation maps.",
     )
     density: SealedDensity | None = Field(
         default=None,
         exclude_if=lambda block: block is None,  # older versions of the service reject it
-        description="How to abstain by embedding and energy; absent if by the energy alone.",
+        description="Abstention by embedding and energy; absent if it is by energy alone.",
     )
     checkpoint: Checkpoint | None = Field(
-        default=None, description="The trained weights; null if the version does not hold them."
+        default=None, description="The trained weights; null if the version does not include them."
     )
     calibration: Calibration | None = Field(
         default=None,
@@ -316,7 +316,7 @@ class Manifest(FrozenModel):
         default=None, description="Where the network comes from; null for a version trained here."
     )
     metrics: Metrics | None = Field(
-        default=None, description="What was measured on the test split; null if there was none."
+        default=None, description="Measurements on the test split; null if there was no test split."
     )
     gate: tuple[Check, ...] = Field(
         default=(), description="Results of the gates that hold for every variant."
@@ -371,7 +371,7 @@ class Manifest(FrozenModel):
             raise ValueError(f"files does not list {', '.join(missing)}")
 
     def named_paths(self) -> set[str]:
-        """The files that have a role; weights beside a graph are in `files` only."""
+        """The files that other fields name. External weights of a graph are in `files` only."""
         named = {variant.file for variant in self.variants}
         named |= {path for golden in self.golden for path in (golden.image, golden.pixels)}
         blocks = (self.classifier, self.checkpoint, self.density)

@@ -1,6 +1,6 @@
 """Objects below a URL, such as `s3://bucket/models`, by name. Uses fsspec.
 
-Only what a model store needs: list, read, create exclusively, write, delete. `create` is one
+It has only what a model store needs: list, read, create exclusively, write, delete. `create` is one
 conditional write (`If-None-Match: *` on S3 and Azure, `ifGenerationMatch=0` on Google Cloud), so of
 several writers exactly one succeeds.
 """

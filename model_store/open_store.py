@@ -36,13 +36,13 @@ def open_store(
 
     Args:
         location: A directory or a URL.
-        builtin_root: See `ModelStore`, also for the next four.
-        may_appear: For directories only.
+        builtin_root: The read-only layer, or None for none.
+        may_appear: Whether a directory that has never existed counts as empty.
         signing_key: Signs what is published.
         trusted_keys: Only versions that one of them signed are opened.
-        model_name: For directories only.
-        cache: Where versions of an object store are kept on this host.
-        cache_max_bytes: Most bytes of versions there.
+        model_name: The name of the model if a directory has only one.
+        cache: Directory of this host for versions of an object store.
+        cache_max_bytes: Most bytes of versions in that directory.
 
     Raises:
         ValueError: The URL is not valid.

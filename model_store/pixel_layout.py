@@ -1,4 +1,4 @@
-"""Rejects images whose pixels Pillow decodes wrongly, and corrects what it reads wrongly.
+"""Rejects images that Pillow decodes wrongly, and corrects palettes and transparency.
 
 `tests/model_store/test_*_layouts.py` reproduces every fault. Layouts that Pillow cannot open at all
 are also listed here, so that they are not reported as damaged.

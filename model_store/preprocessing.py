@@ -54,7 +54,7 @@ class DecodedImage(NamedTuple):
 
 
 MIN_SOURCE_PIXELS: Final = 5.5
-"""Source pixels per output pixel and side that a reduced decode must leave; see `reduction`."""
+"""A reduced decode leaves at least this many source pixels per output pixel along each side."""
 
 _RESAMPLING: Final = {
     "nearest": Image.Resampling.NEAREST,
@@ -78,7 +78,7 @@ _PROBES: Final = tuple(
     b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + (first + i) % 8]) for i in range(8))
     for first in (0, 4)
 )
-"""Scan data with restart markers. Appended to a JPEG whose scan is cut, one changes the pixels.
+"""Scan data with restart markers. If a JPEG's scan is cut off, appending one changes the pixels.
 
 The decoder skips the data behind a marker that is one or two ahead of the expected one.
 """
@@ -193,7 +193,7 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
 
 
 def _source_pixels(image: Image.Image, spec: Preprocessing) -> float:
-    """Pixels of the image, which is not upright yet, per pixel of the resized one, along a side."""
+    """Source pixels per resized pixel along a side. The image need not be upright."""
     if spec.resize_mode == "exact":
         return min(image.size) / max(resize_target(spec))  # holds for both orientations
     width, height = image.size
@@ -220,7 +220,7 @@ def load_pixels(image: ImageFile.ImageFile) -> None:
         if unsupported := explain_unreadable(image.format or "", data, error):
             raise unsupported from None
         message = str(error).lower()
-        if "memory allocation" in message or "security limit" in message:  # of libheif
+        if "memory allocation" in message or "security limit" in message:  # messages of libheif
             raise ImageTooExpensiveError("decoding the image takes too much memory") from None
         if "truncated" in message or "end of file" in message or isinstance(error, EOFError):
             if image.format in _JPEG_FORMATS and _load_without_end(image, data):
@@ -275,7 +275,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Convert an image of any mode to RGB.
 
     Args:
-        image: The decoded image. Of 16-bit grey the high byte is used.
+        image: The decoded image. For 16-bit grey, the high byte is used.
         background: RGB colour behind transparent pixels.
 
     Raises:

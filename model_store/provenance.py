@@ -102,10 +102,10 @@ class TopScores(FrozenModel):
 class Metrics(FrozenModel):
     """Measurements on the test split, from encoded images through `prepare`, before calibration."""
 
-    top1: Fraction = Field(description="Share of images whose most probable label is right.")
+    top1: Fraction = Field(description="Share of images whose most probable label is correct.")
     top5: Fraction | None = Field(
         default=None,
-        description="Share of images whose right label is among the five most probable.",
+        description="Share of images whose correct label is among the five most probable.",
     )
     test_images: int = Field(ge=1, description="Number of test images.")
     top1_interval: tuple[Fraction, Fraction] | None = Field(
@@ -122,7 +122,7 @@ class Metrics(FrozenModel):
 
 
 class Signature(FrozenModel):
-    """A signature over the manifest's bytes with this block null. Nothing verifies it yet."""
+    """Reserved. The signature of a version is in `manifest.sig`; see `model_store.signature`."""
 
     scheme: NonEmptyText = Field(description="Name of the signature scheme.")
     key_id: NonEmptyText = Field(description="Which key signed.")

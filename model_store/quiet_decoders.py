@@ -15,7 +15,7 @@ def silence_decoders() -> None:
     """Turn off the messages of Pillow and libtiff. Errors are still raised.
 
     libtiff writes to the process's stderr, several lines per tag. Pillow has no option for that,
-    so its copy of libtiff is told directly. Where that copy is not a shared library (Windows),
+    so this calls its copy of libtiff directly. Where that copy is not a shared library (Windows),
     libtiff continues to print.
     """
     with suppress(OSError, AttributeError):

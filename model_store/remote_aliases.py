@@ -9,7 +9,7 @@ from model_store.remote_objects import RemoteObjects
 
 
 class RemoteAliases(Aliases):
-    """As `Aliases`. An event is one conditional write, so it leaves no draft behind."""
+    """Like `Aliases`. An event is one conditional write, so it leaves no draft behind."""
 
     def __init__(self, model: str, objects: RemoteObjects) -> None:
         super().__init__(check_name(model), Path(model))

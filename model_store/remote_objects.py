@@ -62,6 +62,6 @@ class RemoteObjects:
         try:
             self.storage.create(name, data)
         except FileExistsError:
-            # A request that was repeated after a lost answer finds its own object.
+            # If a retry follows a lost response, the object is the one that this call wrote.
             if self.storage.read(name, len(data)) != data:
                 raise

@@ -74,7 +74,7 @@ def load_density(version: Version, embedding_dims: int | None) -> Density | None
 
 @contextmanager
 def open_model(version: Version, variant: Variant) -> Iterator[Path]:
-    """Yield the path of a variant beside all files that may be its weights.
+    """Yield the path of a variant, in a folder with all files that may be its weights.
 
     Raises as `open_files` does.
     """
@@ -109,7 +109,7 @@ def _private_paths(stack: ExitStack, version: Version, files: dict[str, FileIO])
                 with paths[name].open("wb") as copy:
                     shutil.copyfileobj(file, copy)
     except OSError as error:
-        if OPEN_FILES.is_dir():  # nothing is writable: enough for a graph that contains its weights
+        if OPEN_FILES.is_dir():  # a link suffices for a graph that contains its weights
             return links
         raise StoreUnreadableError(f"{version} cannot be copied: {error.strerror}") from error
     return paths
@@ -123,6 +123,6 @@ def model_files(manifest: Manifest, variant: Variant) -> list[str]:
 
 
 def _model_digest(manifest: Manifest, variant: Variant) -> str:
-    """Covers all files of the version, because a graph may keep its weights in another file."""
+    """A digest of all files of the version: a graph may keep its weights in another file."""
     sealed = sorted(f"{entry.path} {entry.sha256}" for entry in manifest.files)
     return hashlib.sha256("\n".join([variant.file, *sealed]).encode()).hexdigest()

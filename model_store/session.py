@@ -100,8 +100,8 @@ class Session:
             model_input: The input that the graph must have.
             outputs: The outputs that the graph must have.
             options: How the model runs.
-            digest: Identifies the content of the file for the caches, which are not used without.
-            open_model: Yields the path of a file that nobody can replace, with that content.
+            digest: Identifies the content of the file for the caches. Without it, no cache is used.
+            open_model: Yields the path of a file with that content, which no process can replace.
 
         Raises:
             ModelRunError: The file cannot be loaded, its inputs or outputs differ, or ONNX Runtime
@@ -171,11 +171,11 @@ class Session:
     def run_with_extras(
         self, images: Pixels, control: RunControl | None, *, embedding: bool, features: bool
     ) -> tuple[Logits, Embeddings | None, FeatureMaps | None]:
-        """Run the model for scores and the other outputs that are asked for and that it has.
+        """Run the model for scores and those requested outputs that it has.
 
         Returns:
-            As `run`, `run_with_embedding` and `run_with_features`; None for an output that is not
-            asked for or missing.
+            As `run`, `run_with_embedding` and `run_with_features`; None for an output that was
+            not requested or that the model lacks.
 
         Raises:
             ModelRunError: ONNX Runtime failed, or the run was terminated.

@@ -108,7 +108,7 @@ class TrustedKeys:
             signature: The bytes of `manifest.sig`, or None if there is no such file.
 
         Raises:
-            SignatureError: None of them did.
+            SignatureError: None of the keys signed it.
         """
         if signature is None:
             raise SignatureError(f"{version} is not signed, and only signed versions are allowed")

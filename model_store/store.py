@@ -75,8 +75,8 @@ class ModelStore:
     Args:
         root: Where models are published.
         builtin_root: The read-only layer, or None for none.
-        may_appear: A root that has never existed counts as empty. For a service, whose volume may
-            be mounted later.
+        may_appear: A root that has never existed counts as empty. A service sets it, because its
+            volume may be mounted later.
         signing_key: Signs what is published.
         trusted_keys: Only versions that one of them signed are opened, and the built-in ones.
         model_name: The name of the model if the root has only one. Default: as in its manifest.
@@ -96,7 +96,7 @@ class ModelStore:
         self._signing_key = signing_key
         self._trusted_keys = trusted_keys
         self._model_name = model_name
-        self._has_single_model: bool | None = None  # as `contents` found it last
+        self._has_single_model: bool | None = None  # found by the last `contents`
         self._may_appear = may_appear and root != DEFAULT_ROOT
         self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
@@ -190,7 +190,7 @@ class ModelStore:
         return Aliases(model, self.root if self._has_single_model else self.root / model)
 
     def resolve(self, model: str, wanted: str | None = None) -> int:
-        """Return the number of the version that `wanted` means. `open` checks that it exists.
+        """Return the number of the version that `wanted` names. `open` checks that it exists.
 
         Args:
             model: Name of the model.
@@ -273,7 +273,7 @@ class ModelStore:
         return publish_version(directory, model, manifest, files, self._signing_key)
 
     def check_movable(self, model: str, alias: str = PRODUCTION) -> None:
-        """Check that an alias of this model can be moved, whatever the version.
+        """Check that an alias of this model can be moved to any version.
 
         Raises:
             AliasError: The model is built in.
@@ -337,7 +337,7 @@ class ModelStore:
         )
 
     def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
-        """Delete versions that nothing needs, and what killed publishers left behind.
+        """Delete versions that nothing needs, and leftovers of killed publishers.
 
         Kept are the latest `keep` versions, those to which an alias points or can be rolled back
         (at most `keep` per alias), and those that a process has open.

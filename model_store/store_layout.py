@@ -1,4 +1,4 @@
-"""Where the models of a root are: in a store, in the directory of one model, or in one version.
+"""Finds the models of a root: a store, the directory of one model, or one version.
 
 ::
 
@@ -31,7 +31,7 @@ class SingleModel:
     """A root that has one model instead of directories of models.
 
     Attributes:
-        name: Under which it is served.
+        name: The name under which it is served.
         versions: The directory of each version by its number, ascending.
         is_version: The root itself is the version, so nothing may be written into it.
     """
@@ -76,13 +76,13 @@ def _name_in_manifest(version: Path) -> str:
         return UNNAMED
 
 
-@lru_cache(maxsize=8)  # a service asks at every check of the store
+@lru_cache(maxsize=8)  # the service calls this at every check of the store
 def _read_name(path: Path, *_marks_of_the_file: int) -> str:
     try:
         document = json.loads(read_bounded(path, MAX_MANIFEST_BYTES))
         name = document["model"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return UNNAMED  # opening the version says what is wrong with its manifest
+        return UNNAMED  # opening the version reports what is wrong with its manifest
     return name if isinstance(name, str) and is_name(name) else UNNAMED
 
 

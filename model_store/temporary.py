@@ -19,10 +19,10 @@ def temporary_directory(purpose: str) -> Iterator[Path]:
     Directories that no process has locked were left by killed processes, and are removed.
 
     Args:
-        purpose: A word for its name, which begins with `PREFIX`.
+        purpose: Part of its name, after `PREFIX`.
 
     Raises:
-        OSError: There is no place for temporary files.
+        OSError: No directory for temporary files is writable.
     """
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):

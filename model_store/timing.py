@@ -1,4 +1,4 @@
-"""Timing several variants of a model against each other.
+"""Compares the speed of several variants of a model.
 
 They run alternately, so other load on the machine affects all of them alike.
 """
@@ -43,9 +43,9 @@ def time_alternately(
         shape: Height and width of the images.
         rounds: How often each variant runs with each batch size.
         budget_seconds: No further round starts after this time, once `min_rounds` are done.
-        min_rounds: Rounds that are done whatever they take.
+        min_rounds: Rounds that run even if the budget is used up.
         batch_sizes: The batch sizes.
-        clock: What runs are timed with, in seconds.
+        clock: Returns the time in seconds.
 
     Returns:
         Seconds by name, float64 `[rounds, batch sizes]`.

@@ -159,7 +159,7 @@ class Version:
             try:
                 self._compare(entry, file)
                 yield file
-            except Exception as error:  # what failed may have read a mixture of two contents
+            except Exception as error:  # the failed read may have mixed old and new content
                 if _change_marks(file) != before:
                     raise self._changed(relative) from error
                 raise
@@ -284,6 +284,6 @@ class Version:
 
 
 def _change_marks(file: FileIO) -> tuple[int, int, int]:
-    """Every change of the file changes these; nobody can set the ctime."""
+    """Values that differ after any change of the file. No program can set the ctime."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

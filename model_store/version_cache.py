@@ -41,8 +41,8 @@ class VersionCache:
     Args:
         objects: Where the versions are.
         root: Cache directory of this host.
-        max_bytes: Most bytes of versions; those that were used longest ago are deleted first, but
-            none that is open.
+        max_bytes: Limit for all versions in bytes. The least recently used are deleted first, open
+            ones never.
         trusted_keys: Only versions that one of them signed are opened.
     """
 

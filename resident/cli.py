@@ -67,7 +67,7 @@ SECTIONS: Final[dict[str, tuple[str | None, tuple[Entry, ...]]]] = {
                 ("evaluate", "Evaluate a run on the test split."),
                 ("calibrate", "Calibrate a run's scores."),
                 ("export", "Export a run to ONNX."),
-                ("gate", "Compare a run's export with what was measured."),
+                ("gate", "Check a run's export before it is published."),
                 ("publish", "Publish a run's model as a version."),
             )
         ),

@@ -26,8 +26,8 @@ def main() -> None:
     python -m training run --data PICTURES --model flowers
 
     `run` does all steps, and `resume` continues a stopped run. `retrain` trains a published model
-    on new images, `quantize` makes a version faster, `add-embedding` and `fit-density` give an
-    older version what `run` gives new ones, and `import` publishes a network that was trained
+    on new images, `quantize` makes a version faster, `add-embedding` and `fit-density` add to an
+    older version what newer ones have, and `import` publishes a network that was trained
     elsewhere. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`, `gate` and
     `publish` do one step of a run each; `runs`, `compare` and `report` show results.
     """

@@ -39,8 +39,8 @@ def publish_with_density(
     manifest, file = version.manifest, version.variant("fp32").file
     if len(manifest.variants) > 1:
         raise ExportError(
-            f"{version} has other variants than fp32, which the density must be checked with; fit "
-            "it to the version that they were converted from, and convert again"
+            f"{version} has variants in other precisions, which would lack the density. Fit it to "
+            "the version that they were converted from, and convert that again"
         )
     files = {entry.path: version.read_file(entry.path) for entry in manifest.files}
     changes: dict[str, Any] = {}

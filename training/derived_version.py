@@ -9,7 +9,7 @@ from model_store.manifest import now
 from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.promotion import pin_serving_version, require_holdable
+from training.promotion import check_no_promote, pin_serving_version
 from training.steps.publish import Published
 
 
@@ -52,7 +52,7 @@ def publish_derived(
         **changes,
     }
     if not promote:
-        require_holdable(store, model)
+        check_no_promote(store, model)
     promoted = (
         promote
         and passed

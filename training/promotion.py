@@ -9,7 +9,7 @@ from model_store.manifest import Precision
 from model_store.store import ModelStore
 
 
-def require_holdable(store: ModelStore, model: str) -> None:
+def check_no_promote(store: ModelStore, model: str) -> None:
     """Raise PublishError if a new version of the model would serve even with `--no-promote`.
 
     Built-in models have no aliases, so any version under their name replaces them.

@@ -100,8 +100,8 @@ def rate_table(curve: RateCurve) -> Table:
 def previous_comparison_table(comparison: PreviousComparison) -> Table:
     """Return the accuracy of both models by class.
 
-    If there are new classes, an extra column counts what the new model gets right when it chooses
-    among the old classes only.
+    If there are new classes, an extra column counts the correct answers of the new model when it
+    chooses among the old classes only.
     """
     grown = comparison.has_new_classes
     among = " among the old classes" if grown else ""
@@ -111,7 +111,7 @@ def previous_comparison_table(comparison: PreviousComparison) -> Table:
         *(Column(name, justify="right") for name in (*names, "change")),
         title="new model against the previous version",
         caption=f"{comparison.gained} images gained, {comparison.lost} lost{among}; "
-        f"p = {comparison.p_worse:.3g} that it is no worse",
+        f"p = {comparison.p_worse:.3g} if the new model is no worse",
     )
     for line in comparison.classes:
         if line.images:

@@ -12,7 +12,7 @@ app = FastAPI()
 
 @functools.cache
 def classifier() -> TopClassModel:
-    """One per serving process; the supervising process loads none."""
+    """Load the model once in each serving process, but not in the supervising process."""
     return TopClassModel()
 
 

@@ -27,7 +27,7 @@ class Model:
 
 
 def stop(*_: object) -> None:
-    """Also end Ray's own processes."""
+    """End Ray's own processes too."""
     serve.shutdown()
     ray.shutdown()
     sys.exit()

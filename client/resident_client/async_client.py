@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As `Client`, for asyncio. Arguments, results and errors are the same."""
+    """Like `Client`, for asyncio. Arguments, results and errors are the same."""
 
     def __init__(
         self,

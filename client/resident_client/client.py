@@ -37,7 +37,7 @@ class Client:
         api_key: A key with the scope `predict`, if the service requires one.
         timeout: Seconds for a connection, and for each part of a response to arrive.
         retries: How often a request is sent again after 429, 502, 503 or a failed connection.
-        max_wait_seconds: A longer `Retry-After` is not waited for; the error is raised instead.
+        max_wait_seconds: If `Retry-After` is longer, the error is raised at once.
         httpx_options: Further options of `httpx.Client`, like `verify` or `proxy`.
     """
 

@@ -40,7 +40,7 @@ class Operation(Generic[T]):
     Attributes:
         action: The route, as in `ACTIONS`.
         read: Reads one entry of a response, given the model and the version.
-        fail: Makes the outcome of an image that the service has not seen.
+        fail: Makes the outcome of an image that was not sent.
     """
 
     action: str
@@ -58,7 +58,7 @@ class Core:
     Args:
         api_key: Sent with each request to the service.
         retries: How often a request is sent again after 429, 502, 503 or a failed connection.
-        max_wait_seconds: A longer `Retry-After` is not waited for; the error is raised instead.
+        max_wait_seconds: If `Retry-After` is longer, the error is raised at once.
     """
 
     def __init__(self, api_key: str | None, retries: int, max_wait_seconds: float) -> None:
@@ -182,7 +182,7 @@ class Core:
                 ):
                     raise failure
             yield Wait(wait)
-        raise AssertionError  # the loop has no end
+        raise AssertionError  # the loop always returns or raises
 
 
 def _image_request(action: str, images: Sequence[bytes], options: EmbedOptions) -> Send:

@@ -8,7 +8,7 @@ class ResidentError(Exception):
 
 
 class ConnectionFailedError(ResidentError):
-    """No complete response arrived: the connection failed or the time was up."""
+    """No complete response arrived: the connection failed or timed out."""
 
 
 class ImageInputError(ResidentError):

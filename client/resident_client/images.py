@@ -1,4 +1,4 @@
-"""Turn what a program has as an image into the bytes of an encoded image."""
+"""Encodes images that are given as paths, bytes, open files, PIL images or arrays."""
 
 import io
 import os
@@ -32,7 +32,7 @@ class PillowImage(Protocol):
 
     @property
     def mode(self) -> str:
-        """Like `RGB`."""
+        """The mode of the pixels, such as `RGB`."""
 
     def convert(self, mode: str) -> Any:
         """Return the image in another mode."""
@@ -45,7 +45,7 @@ class PillowImage(Protocol):
 
 
 class PixelArray(Protocol):
-    """A uint8 array with the buffer protocol, as of NumPy: `[h, w]`, `[h, w, 3]` or `[h, w, 4]`."""
+    """A uint8 array with the buffer protocol, like NumPy's: `[h, w]`, `[h, w, 3]`, `[h, w, 4]`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def encode_image(image: ImageInput) -> bytes:
 def _encode_pillow(image: PillowImage) -> bytes:
     file = io.BytesIO()
     exif = image.getexif()
-    # Pillow has not turned the pixels: the orientation is sent along, for the service to apply.
+    # Pillow does not rotate the pixels, so the service gets the orientation and applies it.
     options = {"exif": exif} if exif else {}
     if image.mode not in _PNG_MODES:
         image = image.convert("RGB")
@@ -111,7 +111,7 @@ def _encode_pixels(pixels: memoryview) -> bytes:
     ):
         raise ImageInputError(f"{_EXPECTED}, got shape {list(shape)} and format {pixels.format!r}")
     data, stride = pixels.tobytes(), width * channels
-    # Each row begins with its filter; 0 is none.
+    # Each row begins with a filter type; 0 means no filter.
     rows = b"".join(b"\0" + data[at : at + stride] for at in range(0, len(data), stride))
     head = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(

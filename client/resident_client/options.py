@@ -19,7 +19,7 @@ class EmbedOptions(TypedDict, total=False):
         version: Number of the version. Default: the one that serves.
         alias: Name of an alias, whose version answers.
         timeout_ms: Milliseconds within which the service must answer.
-        priority: 1 is interactive; 2 is bulk, which leaves room for interactive requests.
+        priority: 1 is interactive; 2 is bulk, which interactive requests overtake.
     """
 
     model: str | None
@@ -65,7 +65,7 @@ def image_route(action: str, options: EmbedOptions) -> tuple[str, dict[str, Any]
 
 
 def check_url(url: str) -> str:
-    """Return the address of the service. Raises ValueError if it is none."""
+    """Return the address of the service. Raises ValueError if it is not a URL."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"`url` must begin with http:// or https://, got {url!r}")
     return url

@@ -15,11 +15,11 @@ Progress = bool | Callable[[int, int | None], None]
 
 @contextmanager
 def count_progress(progress: Progress, images: object) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with the number of images that have just been finished.
+    """Yield a function that takes the number of newly finished images.
 
     Args:
-        progress: What shows the progress, if anything.
-        images: Their number is the total, if it is known.
+        progress: Whether and how the progress is shown.
+        images: Their length, if they have one, is the total.
     """
     total = len(images) if hasattr(images, "__len__") else None
     bar = _ProgressBar(total) if progress is True and sys.stderr.isatty() else None

@@ -1,4 +1,4 @@
-"""Read the responses of the service, and of proxies before it."""
+"""Reads responses of the service and of proxies in front of it."""
 
 import email.utils
 import json
@@ -12,11 +12,11 @@ from resident_client.results import ImageFailure, read_failure
 
 _IMAGE_STATUSES: Final = frozenset({400, 413, 415})
 _REQUEST_CODES: Final = frozenset({"invalid_parameter", "no_label_sets", "no_embedding"})
-"""Codes with these statuses that say nothing about the image."""
+"""Codes with these statuses that do not concern the image."""
 
 
 def read_json(response: httpx.Response) -> dict[str, Any]:
-    """Return the JSON object of a response. Raises ResponseError if it is none."""
+    """Return the JSON object of a response. Raises ResponseError if there is none."""
     try:
         document = json.loads(response.content)
     except ValueError:
@@ -45,7 +45,7 @@ def read_error(response: httpx.Response) -> ResponseError:
         document = json.loads(response.content)
         code, detail = str(document["code"]), str(document["detail"])
         errors = tuple(document.get("errors", ()))
-    except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, not of the service
+    except (ValueError, KeyError, TypeError, AttributeError):  # the response of a proxy
         code, detail, errors = "http_error", response.reason_phrase, ()
     return ResponseError(
         response.status_code,

@@ -1,4 +1,4 @@
-# Write what nginx cannot read from variables, then become nginx.
+# Writes the settings that nginx cannot read from variables, then starts nginx.
 set -eu
 nameserver=$(awk '$1 == "nameserver" { print $2; exit }' /etc/resolv.conf)
 case $nameserver in *:*) nameserver="[$nameserver]" ;; esac

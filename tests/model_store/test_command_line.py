@@ -15,6 +15,7 @@ from model_store.command_line import (
     CommandGroup,
     LazyCommand,
     SharedOption,
+    as_called,
     describe_path,
     echo_json,
     format_command,
@@ -162,3 +163,29 @@ def test_paths_in_the_home_directory_are_written_with_a_tilde(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert describe_path(tmp_path / ".cache" / "resident") == "~/.cache/resident"
     assert describe_path(Path("/var/cache")) == "/var/cache"
+
+
+@pytest.mark.parametrize(
+    ("program", "commands"),
+    [
+        ("resident", ["resident serve", "resident keys", "resident store list", "resident run"]),
+        (
+            "python -m training",
+            [
+                "python -m service",
+                "python -m service keys",
+                "python -m model_store list",
+                "python -m training run",
+            ],
+        ),
+    ],
+)
+def test_suggested_commands_have_the_name_that_the_user_called(
+    program: str, commands: list[str]
+) -> None:
+    @click.command()
+    def main() -> None:
+        for command in ("service", "service keys", "model_store list", "training run"):
+            click.echo(as_called(command))
+
+    assert CliRunner().invoke(main, prog_name=program).output.splitlines() == commands

@@ -111,7 +111,7 @@ def test_the_service_scores_the_images_that_training_evaluated(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_gates_notice_each_fault_of_the_preprocessing(trained: Trained, mode: str) -> None:
-    """Of other pixels, EXIF and crops too, whatever the mode."""
+    """Swapped channels, ignored EXIF, and wrong interpolations and crops, in every mode."""
     for size in SIZES:
         run, _ = trained[model_name(mode, size)]
         checks = {check["check"]: check for check in run.read_json("gates.json", "gate")["checks"]}

@@ -1,4 +1,4 @@
-"""What several commands do: join processes, handle Ctrl-C, open a display, say what comes next."""
+"""Shared by commands: join processes, handle Ctrl-C, open a display, print the next command."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from model_store.aliases import PRODUCTION
+from model_store.command_line import as_called
 from model_store.open_store import StoreLocation, open_store
 from model_store.store import ModelStore
 from model_store.version import Version
@@ -93,8 +94,8 @@ def print_resume_command(
         yield
     except InterruptedRunError as error:
         display.say(str(error))
-        command = ("python", "-m", "training", "resume", run.path, "--store", store)
-        display.say_command("resume with", *command)
+        command = as_called("training resume").split()
+        display.say_command("resume with", *command, run.path, "--store", store)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -124,27 +125,27 @@ def say_other_data(display: TrainingDisplay, version: Version, data: RunData) ->
         )
 
 
-def print_next(display: TrainingDisplay, *words: str | Path) -> None:
-    """Print the command that comes next."""
-    display.say_command("next", "python", "-m", *words)
+def print_next(display: TrainingDisplay, command: str, *words: str | Path) -> None:
+    """Print the command that comes next; `command` is as for `as_called`."""
+    display.say_command("next", *as_called(command).split(), *words)
 
 
 def print_next_step(display: TrainingDisplay, run: Path) -> None:
-    """Print the command that comes next for a run: serve its version, or do what is left."""
+    """Print the command that comes next for a run: serve its version, or finish the run."""
     store = None
     with contextlib.suppress(RunError, TypeError, KeyError):
         store = Path(RunDirectory(run).read_json(PUBLISHED_FILE, "publish")["store"])
     if store:
-        print_next(display, "service", "--store", _from_here(store))
+        print_next(display, "service", "--store", _shorten(store))
     else:
-        print_next(display, "training", "resume", run)
+        print_next(display, "training resume", run)
 
 
 def print_next_run(display: TrainingDisplay, run: Run, store: StoreLocation, *changes: str) -> None:
     """Print the command that trains and publishes with the values of this run and `changes`."""
-    words = run.config.command_words(paths=True)
+    command, *words = run.config.command_words(paths=True)
     options = ("--runs", run.path.parent, "--store", store)
-    print_next(display, "training", *words, *changes, *options)
+    print_next(display, f"training {command}", *words, *changes, *options)
 
 
 def print_published(
@@ -164,13 +165,13 @@ def print_published(
             f"version {before} has {' and '.join(precisions)} variants, version {version} does "
             "not; create them again:"
         )
+        command = (*as_called("training quantize").split(), f"{model}/{version}")
         for precision in precisions:
-            words = ("quantize", f"{model}/{version}", "--precision", precision)
-            display.say_command("  create", "python", "-m", "training", *words, *options)
+            display.say_command("  create", *command, "--precision", precision, *options)
     if live in {None, version}:
         _print_serving(display, model_store, model, version)
     else:
-        print_next(display, "model_store", *options, "promote", model, str(version))
+        print_next(display, "model_store promote", model, str(version), *options)
 
 
 def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, number: int) -> None:
@@ -179,7 +180,7 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
     with store.open(model, number, verify=False) as version:
         digest, golden = f"sha256:{version.digest}", version.manifest.golden
         image = version.path(golden[0].image) if golden else Path("IMAGE.jpg")
-    image = _from_here(image)
+    image = _shorten(image)
     address = f"{server.address}/v1/models/{model}/predict"
     curl = ("curl", "--data-binary", f"@{image}", address)
     if server.answers():
@@ -202,6 +203,6 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
     display.say_command("then", *curl)
 
 
-def _from_here(path: Path) -> Path:
+def _shorten(path: Path) -> Path:
     """Return the path relative to the working directory, if it is in it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

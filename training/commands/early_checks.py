@@ -46,7 +46,7 @@ def check_architecture(_: click.Context, __: click.Parameter, name: str | None) 
 def check_changes_option(
     _: click.Context, __: click.Parameter, changes: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Raise RecipeError if a change is not the name and a value of recipes."""
+    """Raise RecipeError if a change is not NAME=VALUE for a value of recipes."""
     check_changes(changes)
     return changes
 
@@ -59,7 +59,7 @@ def check_device(_: click.Context, __: click.Parameter, name: str) -> str:
 
 
 def check_model_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
-    """Raise InvalidNameError if a store cannot hold a model of this name."""
+    """Raise InvalidNameError if this is not a valid name of a model."""
     return name and check_name(name)
 
 

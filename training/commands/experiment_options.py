@@ -1,4 +1,4 @@
-"""The options of the experiments, and what every experiment does around its own part."""
+"""The options of the experiments, and the steps that all experiments share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
+from model_store.command_line import as_called
 from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_recipe, check_sources
 from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
@@ -57,7 +58,7 @@ class NumberList(click.ParamType[tuple[int, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """`20,56` as (20, 56)."""
+        """Parse `20,56` as (20, 56)."""
         if isinstance(value, tuple):
             return value
         numbers = tuple(int(self._item(word.strip(), param, ctx)) for word in str(value).split(","))
@@ -70,7 +71,7 @@ class OddNumber(click.IntRange):
     """An odd integer."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """`11` as 11."""
+        """Parse `11` as 11."""
         number = int(super().convert(value, param, ctx))
         if number % 2 == 0:
             self.fail(f"{number} must be odd, so that one point is the centre", param, ctx)
@@ -92,7 +93,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         **values: Any,
     ) -> None:
         check_sources(values["data"], values["data_dir"])
-        from training.commands.common import interruptible, join_processes
+        from training.commands.common import interruptible, join_processes, print_next
         from training.display import TrainingDisplay
         from training.experiments.experiment_report import write_experiment_report
         from training.experiments.laboratory import Laboratory
@@ -117,7 +118,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             if following := following_experiment(report.name, out):
                 words = experiment_words(request, following, paths=True)
                 places = ("--out", out, "--runs", runs)
-                display.say_command("next", *words, *places)
+                print_next(display, "training experiment", *words, *places)
             else:
                 display.say(f"every experiment has a report in {out}")
 
@@ -214,5 +215,5 @@ def print_resume_command(display: TrainingDisplay) -> Iterator[None]:
         yield
     except InterruptedRunError as error:
         display.say(str(error))
-        display.say_command("resume with", "python", "-m", "training", *sys.argv[1:])
+        display.say_command("resume with", *as_called("training").split(), *sys.argv[1:])
         sys.exit(130)

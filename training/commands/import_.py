@@ -267,7 +267,7 @@ def _show(
     if checked.candidate.max_batch_size == 1:
         display.say(
             "warning: the network takes single images only and will be slow under load; export it "
-            "with a free batch"
+            "with a dynamic batch size"
         )
     if report.assumed:
         display.say(f"assumed, so please confirm: {', '.join(report.assumed)}")

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from model_store.command_line import echo_json, format_command, json_option
+from model_store.command_line import as_called, echo_json, format_command, json_option
 from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import WORKERS, ComputeOptions, compute_options
 from training.commands.early_checks import check_output_file, check_run
@@ -105,7 +105,7 @@ def check(
         target.write_text(json.dumps(findings.to_json(), indent=2) + "\n", encoding="utf-8")
     if findings.fatal:
         raise DataError(f"{images.name} cannot be trained on: {'; '.join(findings.fatal)}")
-    print_next(display, "training", "run", "--data", data)
+    print_next(display, "training run", "--data", data)
 
 
 @click.command()
@@ -129,7 +129,7 @@ def runs(console: Console, runs: Path, *, as_json: bool) -> None:
         return
     if not paths:
         display.say(f"there are no runs in {runs} yet")
-        print_next(display, "training", "run", "--runs", runs)
+        print_next(display, "training run", "--runs", runs)
         return
     console.print(runs_table(summaries))
     print_next_step(display, paths[0])
@@ -213,7 +213,7 @@ def recipes(console: Console) -> None:
     for name, purpose in known_recipes().items():
         table.add_row(name, purpose)
     console.print(table)
-    words = ("python", "-m", "training", "run", "--data", "DATA", "--recipe", "RECIPE")
+    words = (*as_called("training run").split(), "--data", "DATA", "--recipe", "RECIPE")
     console.print(format_command("next", words, console.width), soft_wrap=True, highlight=False)
 
 

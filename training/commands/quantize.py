@@ -13,7 +13,7 @@ from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console, waive_option
 from training.gates.waivers import VARIANT_CHECKS
-from training.promotion import require_holdable
+from training.promotion import check_no_promote
 from training.quantization.defaults import (
     DEFAULT_CALIBRATION_IMAGES,
     DEFAULT_MAX_LOSS,
@@ -105,7 +105,7 @@ def quantize(
     model_store.create()
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:
-        require_holdable(model_store, model.partition("/")[0])
+        check_no_promote(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))

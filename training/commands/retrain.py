@@ -72,7 +72,7 @@ def retrain(
     \b
     python -m training retrain flowers --data PICTURES
 
-    Without /VERSION it is the version that `production` names. The data must contain every class
+    Without /VERSION, it trains the version of `production`. The data must contain every class
     of the model, and may contain new ones. A renamed class needs --rename. The new model is
     published unless it is worse on the same test images (McNemar's test). A running service loads
     it without a restart.

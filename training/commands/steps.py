@@ -70,7 +70,7 @@ def train(
             say_start_changes(display, run)
             with print_resume_command(display, run, store):
                 train_run(run, data, display, process, interrupted)
-            print_next(display, "training", "evaluate", run.path)
+            print_next(display, "training evaluate", run.path)
 
 
 @click.command()
@@ -92,7 +92,7 @@ def evaluate(console: Console, run: Path, compute: ComputeOptions) -> None:
     ):
         evaluate_run(opened, data, process)
         display.say(describe_accuracy(opened))
-        print_next(display, "training", "calibrate", run)
+        print_next(display, "training calibrate", run)
 
 
 @click.command()
@@ -101,7 +101,7 @@ def evaluate(console: Console, run: Path, compute: ComputeOptions) -> None:
     "--twin",
     type=EXISTING_RUN,
     callback=check_run,
-    help="Take the values of this run of the same recipe, if RUN was trained on validation too.",
+    help="A run of the same recipe whose calibration to use, if RUN has learn_validation=true.",
 )
 @compute_options
 @pass_console
@@ -131,7 +131,7 @@ def calibrate(console: Console, run: Path, twin: Path | None, compute: ComputeOp
         else:
             with _opened(console, run, process) as (opened, data, display):
                 display.show_calibration(calibrate_run(opened, data, process))
-        print_next(display, "training", "export", run)
+        print_next(display, "training export", run)
 
 
 @click.command()
@@ -152,7 +152,7 @@ def export(console: Console, run: Path) -> None:
         export_run(opened)
         take_golden(opened, data)
         display.show_density(fit_run_density(opened, data))
-        print_next(display, "training", "gate", run)
+        print_next(display, "training gate", run)
 
 
 @click.command()
@@ -173,7 +173,7 @@ def gate(console: Console, run: Path, store: StoreLocation, waivers: dict[str, s
         checks = gates.gate(opened, data, waivers, open_store(store))
         display.show_checks(checks, gates.read_notices(opened))
         gates.require_passed(checks)
-        print_next(display, "training", "publish", run, "--store", store)
+        print_next(display, "training publish", run, "--store", store)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The check of a data set: finds what would hurt a training before anything is trained."""
+"""Checks a data set before training: classes, duplicates, unreadable files, unusual images."""
 
 import re
 from collections import Counter, defaultdict
@@ -118,7 +118,9 @@ def _class_findings(data: ImageSet, facts: Facts, unused: Collection[int]) -> It
     yield make_finding(
         "classes with too few images for every split", too_small, refused, fatal=True
     )
-    yield make_finding("classes missing in a given split", unmeasured, "measured without them")
+    yield make_finding(
+        "classes missing in a given split", unmeasured, "the split measures the others"
+    )
     yield make_finding(
         f"classes with fewer than {RECOMMENDED_IMAGES_PER_CLASS} images",
         small,

@@ -31,7 +31,7 @@ def describe_data(findings: DataFindings) -> str:
 def check_table(findings: DataFindings, limit: int | None = FINDING_EXAMPLES) -> Table:
     """Return all findings, with at most `limit` examples of each; None shows every example.
 
-    For data without findings, `describe_data` says all that there is to say.
+    If nothing was found, print `describe_data` instead.
     """
     table = Table(
         "finding",

@@ -1,10 +1,10 @@
-"""How many threads and processes may decode images on this machine."""
+"""Chooses how many threads and processes decode images on this machine."""
 
 import os
 from typing import Final
 
 MAX_DECODE_THREADS: Final = 8
-"""Each thread may hold a large photograph, so more CPUs do not mean more threads."""
+"""Limits memory on machines with many CPUs: each thread may hold a large photograph."""
 
 
 def usable_cpus() -> int:

@@ -57,8 +57,8 @@ def write_labels(root: Path, target: Path) -> NamedImages:
     labelled = [(path, label) for path in paths if (label := label_in_name(path))]
     if len({label for _, label in labelled}) < 2:
         raise DataError(
-            f"the names of the images in {root} hold fewer than two labels; expected names such as "
-            "cat.0.jpg and dog_12.png"
+            f"the names of the images in {root} contain fewer than two labels; expected names "
+            "such as cat.0.jpg and dog_12.png"
         )
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")

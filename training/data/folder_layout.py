@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path, PurePosixPath
 
+from model_store.command_line import as_called
 from training.data.file_name_labels import count_labels, describe_counts
 from training.data.folder_tree import FolderTree, split_of
 from training.data.image_set import TRAIN
@@ -22,12 +23,12 @@ def refuse_other_layouts(root: Path, tree: FolderTree) -> None:
     folders, shown = tree.folders(""), _shorten(root)
     if not folders:
         raise DataError(
-            f"{shown} contains no subfolders; expected one per class, or train, val and test with "
-            f"those inside{_offer_labels(root, tree)}"
+            f"{shown} contains no subfolders; expected one per class, or train, val and test "
+            f"folders with one subfolder per class{_offer_labels(root, tree)}"
         )
     if all(split_of(folder, numbered=True) is not None for folder in folders):
         raise DataError(
-            f"{shown} contains only {_list(folders)}: names of splits, and not of classes; "
+            f"{shown} contains only {_list(folders)}: these are names of splits, not of classes; "
             "expected a train folder with one folder per class and no images beside them"
             f"{_offer_labels(root, tree)}"
         )
@@ -59,7 +60,7 @@ def _offer_labels(root: Path, tree: FolderTree) -> str:
         return ""
     return (
         f". The names of the files look like labels ({describe_counts(counts)}). This command "
-        "writes them to a CSV, which you can train on: python -m training check "
+        f"writes them to a CSV, which you can train on: {as_called('training check')} "
         f"{shlex.quote(str(_shorten(root)))} --labels-from-names labels.csv"
     )
 

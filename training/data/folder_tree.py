@@ -114,7 +114,7 @@ def file_stamp(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def split_of(folder: str, *, numbered: bool = False) -> int | None:
-    """Return the split that a folder is named after; None if it is none.
+    """Return the split that a folder is named after; None if it has another name.
 
     Args:
         folder: A path in the tree.

@@ -59,7 +59,7 @@ class _TorchvisionDataset:
 
     @property
     def read(self) -> Callable[..., Any]:
-        """The class of torchvision. Its import takes seconds, so it waits for the reading."""
+        """The class of torchvision. It is imported on first use, because that takes seconds."""
         from torchvision import datasets
 
         read: Callable[..., Any] = getattr(datasets, self.class_name)

@@ -28,7 +28,7 @@ def is_known(source: str) -> bool:
 
 
 def resolve_source(name: str, data_dir: Path | None = None) -> str:
-    """Return the known data set or the absolute path that `--data NAME` means. Reads no images.
+    """Return the known data set or the absolute path that `--data NAME` names. Reads no images.
 
     Args:
         name: A known data set, a folder of class folders, or a CSV of path,label.

@@ -149,8 +149,8 @@ def _balanced_folds(
 ) -> list[list[Group]]:
     """Return the test groups of each fold.
 
-    Each group goes to the fold with the fewest images of its class. If several have as few, it goes
-    to the one with the fewest images in total.
+    Each group goes to the fold with the fewest images of its class. Among equal
+    folds, it goes to the one with the fewest images in total.
     """
     tests: list[list[Group]] = [[] for _ in range(folds)]
     images: Counter[int] = Counter()
@@ -199,7 +199,7 @@ def _without_digests(
 
 
 def _take_first(groups: Iterable[Group], images: int, most_groups: int) -> list[Group]:
-    """Take each next group that still fits into `images` images, at most `most_groups` groups."""
+    """Take groups in order, up to `images` images and `most_groups` groups; skip larger groups."""
     taken: list[Group] = []
     for group in groups:
         if len(group) <= images and len(taken) < most_groups:

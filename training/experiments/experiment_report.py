@@ -92,7 +92,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        return {True: "shown", False: "not shown", None: "cannot be told"}[self.shown]
+        return {True: "shown", False: "not shown", None: "undecided"}[self.shown]
 
 
 @dataclass(frozen=True)

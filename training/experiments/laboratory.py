@@ -171,7 +171,7 @@ class Laboratory:
             self._data_digests[key] = scan(self.images, uncropped, threads, progress).digest
         if run.read_json(CHECK_FILE, "experiment").get("data_digest") != self._data_digests[key]:
             raise RunError(
-                f"{run.path} was trained on other data than {self.images.name} holds now. "
+                f"{run.path} was trained on other data than {self.images.name} contains now. "
                 "Choose another folder with --runs."
             )
 

@@ -53,13 +53,14 @@ def experiment_command(
     laboratory: Laboratory, experiment: str, *arguments: object, seeds: Sequence[int]
 ) -> str:
     """Command that repeats this experiment. Paths are reduced to their last component."""
-    words = experiment_words(laboratory.request, experiment, paths=False)
+    words = ["python", "-m", "training", "experiment"]
+    words += experiment_words(laboratory.request, experiment, paths=False)
     words += [str(argument) for argument in arguments]
     return shlex.join([*words, "--seeds", join_values(seeds, ",")])
 
 
 def experiment_words(request: RunRequest, experiment: str, *, paths: bool) -> list[str]:
-    """The words of a command for an experiment with this data and recipe.
+    """The words after `experiment` in a command with this data and recipe.
 
     Args:
         request: Data and recipe.
@@ -70,7 +71,7 @@ def experiment_words(request: RunRequest, experiment: str, *, paths: bool) -> li
     def place(path: str) -> str:
         return path if paths else Path(path).name
 
-    words = ["python", "-m", "training", "experiment", experiment]
+    words = [experiment]
     for data in request.data:
         words += ["--data", place(data)]
     if paths and request.data_dir:

@@ -21,7 +21,7 @@ METHOD: Final = (
     "by one recipe with the same seeds. B and C have more weights."
 )
 SMALL_DIFFERENCE: Final = 0.01
-"""Differences up to one percentage point are small. In the paper, A, B and C differ by half."""
+"""Differences up to one point are small. In the paper, A, B and C differ by half a point."""
 
 
 def verdicts(

@@ -11,7 +11,7 @@ from model_store.manifest import Check
 from model_store.session import Logits
 
 LOGIT_TOLERANCE: Final = 1e-3
-"""Largest allowed difference between a logit of the export and torch's, of usual size."""
+"""Largest allowed difference of a logit of usual size between the export and torch."""
 _USUAL_LOGIT: Final = 10.0
 SCALE_DETAIL: Final = "divided by a tenth of the image's largest |logit| if that is above 10"
 """For the details of checks that use `scaled_difference`."""
@@ -36,7 +36,8 @@ def logit_tolerance(logits: Logits) -> float:
 def scaled_difference(logits: Logits, expected: Logits) -> float:
     """Return the largest difference of a logit divided by the scale of its image.
 
-    At most `LOGIT_TOLERANCE` is allowed. One image with huge logits hides no fault of the others.
+    At most `LOGIT_TOLERANCE` is allowed. Scales differ by image, so huge logits of one
+    image do not hide wrong logits of another.
     """
     return float((np.abs(logits - expected) / logit_scales(expected)).max())
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from model_store.command_line import as_called
 from model_store.files import sha256_of
 from model_store.manifest import Check
 from model_store.session import Session
@@ -64,7 +65,7 @@ def gate(
 
 
 def read_notices(run: Run) -> tuple[str, ...]:
-    """Return what `gate` could not check or wants to say; call `read_checks` first."""
+    """Return the notices of `gate` for the user; call `read_checks` first."""
     return tuple(run.read_json(GATES_FILE, "gate").get("notices", ()))
 
 
@@ -95,7 +96,7 @@ def read_checks(run: Run) -> tuple[Check, ...]:
     ):
         raise RunError(
             f"{', '.join(changed)} changed after the gates; "
-            f"run `python -m training gate {run.path}` again"
+            f"run `{as_called('training gate')} {run.path}` again"
         )
     return checks
 

@@ -23,7 +23,7 @@ from training.steps.golden import read_golden
 JPEG_QUALITY: Final = 90
 JPEG_ALLOWANCE: Final = 0.01
 JPEG_ALLOWED_IMAGES: Final = 3
-"""JPEG may cost this many correct answers, or the share JPEG_ALLOWANCE if that is more."""
+"""JPEG may lose this many correct answers, or the share JPEG_ALLOWANCE if that is more."""
 ENCODED_SAMPLE_SIZE: Final = 1000
 STORED_TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,7 +34,7 @@ STORED_TRANSPOSES: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""How a file with each EXIF orientation stores an upright image."""
+"""The transposition that stores an upright image, by EXIF orientation."""
 
 GoldenImage = tuple[bytes, Pixels, Golden]
 """An encoded image, the pixels that it must decode to, and its entry in the manifest."""
@@ -61,7 +61,7 @@ def accuracy_checks(run: Run, data: RunData, session: Session) -> Iterator[Check
         share = correct[kind] / len(sample)
         yield at_least(f"accuracy_{kind}", share, measured - allowance, detail)
     misread = count_misread_orientations(data, int(test[0]))
-    detail = "of 8 EXIF orientations, those that give other pixels"
+    detail = "number of the 8 EXIF orientations that decode to other pixels"
     yield at_most("orientation", misread, 0, detail)
     top1, floor = read_figures(run)["top1"], run.config.recipe.accuracy_floor
     yield at_least("accuracy_floor", top1, floor, "top-1 on the test split")

@@ -32,8 +32,8 @@ MIN_VERIFICATION_IMAGES: Final = 10
 MAX_VERIFICATION_IMAGES: Final = 1000
 _ALTERNATIVE_IMAGES: Final = 200
 MIN_GEOMETRY_GAIN: Final = 0.02
-"""A network may classify a little better in another geometry than in the one that it was trained
-for (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"), so this much is ignored.
+"""Smaller gains of another geometry are ignored. Networks can be a little more accurate at other
+sizes than in training (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
 """
 _MIN_PROBABILITY: Final = 1e-9
 

@@ -38,7 +38,7 @@ def split_sigmoid(
                 f"2, of {class_names[0]} and {class_names[1]}",
                 "changed",
                 f"{tensor.name} is one Sigmoid, the score of the second label; the first label "
-                "gets the rest to 1",
+                "gets 1 minus that score",
             )
             return _with_two_scores(file, tensor, node.input[0]), _PREFIX + tensor.name
     return file, requested

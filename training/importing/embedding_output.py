@@ -33,8 +33,8 @@ def add_embedding_output(version: Version) -> tuple[bytes, Outputs]:
         raise ExportError(f"{version} already has an embedding; nothing to do")
     if [variant.precision for variant in manifest.variants] != ["fp32"]:
         raise ExportError(
-            f"{version} has other variants than fp32, which would lack the embedding; add it to "
-            "the version that they were converted from, and convert again"
+            f"{version} has variants in other precisions, which would lack the embedding. Add it "
+            "to the version that they were converted from, and convert that again"
         )
     before = version.read_file(version.variant("fp32").file)
     model = read_graph(before)

@@ -47,7 +47,7 @@ class ServedGraphBuilder:
         network = fold_constants(upgrade(self.file, report), report)
         checked = f"each of {TEST_BATCH} images in one batch gets its own scores"
         if self._agrees(network, TEST_BATCH):
-            source = "the file leaves it free"
+            source = "the batch size is dynamic in the file"
             if fixed is not None:
                 source = f"the file states {fixed}, but nothing in the graph needs it"
             report.add("batch", "free", "checked", f"{source}; {checked}")
@@ -60,7 +60,7 @@ class ServedGraphBuilder:
             return freed, EXPORT_MAX_BATCH_SIZE
         dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in network.graph.node)
         if self._agrees(network, 1):
-            evidence = "the graph works for single images only; export it with a free batch"
+            evidence = "the graph works for single images only; export it with a dynamic batch size"
             if dynamic:
                 evidence = (
                     "the file is dynamically quantized: the images of a batch would share the "
@@ -77,7 +77,7 @@ class ServedGraphBuilder:
         if fixed is not None and fixed > 1:
             raise ForeignModelError(
                 f"{self.file.path} works in batches of {fixed} only, and single images must be "
-                "possible; export it with a free batch"
+                "possible; export it with a dynamic batch size"
             )
         raise ForeignModelError(
             f"{self.file.path} returns other scores after the upgrade from opset "

@@ -237,7 +237,7 @@ def _load_network(
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
         raise ForeignModelError(
-            f"{source} does not hold a {architecture}: {problem}; expected torchvision's names"
+            f"{source} does not contain a {architecture}: {problem}; expected torchvision's names"
         ) from None
     return TrainedNetwork(network, normalize, architecture, len(class_names), 0)
 

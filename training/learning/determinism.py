@@ -1,8 +1,8 @@
 """Properties of the machine and the process that bit-identical training depends on.
 
 A resumed run is bit-identical to an uninterrupted one if threads, CPU instructions, memory format,
-compilation and torch build are unchanged. Each of the five changes the result (docs/training.md,
-https://docs.pytorch.org/docs/stable/notes/randomness.html).
+compilation and torch build are unchanged. Each of the five changes the result; see
+docs/explanation/training-runs.md and https://docs.pytorch.org/docs/stable/notes/randomness.html.
 """
 
 import ctypes

@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 
+from model_store.command_line import as_called
 from training.errors import DataError
 from training.learning.batches import BatchLoader
 from training.learning.learner import Learner
@@ -91,6 +92,6 @@ def find_rate(
     if not rates:
         raise DataError(
             f"the loss is not finite even at a learning rate of {lowest:g}; "
-            "check the data with `python -m training check`"
+            f"check the data with `{as_called('training check')}`"
         )
     return RateCurve(tuple(rates), tuple(losses))

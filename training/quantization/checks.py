@@ -37,7 +37,7 @@ MAX_SIZE_SHARE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "b
 MAX_NEAR_FLIPS: Final = 0.02
 MAX_CLEAR_FLIPS: Final = 0.001
 ALLOWED_CHANGED_IMAGES: Final = 2
-"""May always change: in a split of 60, one image is already more than a percentage point."""
+"""This many images may always change: in a split of 60, one is already over a percentage point."""
 INVARIANCE_IMAGES: Final = 96
 SPEED_ROUNDS: Final = 16
 

@@ -196,7 +196,7 @@ def _fold_preamble_into_dequantize(model: Any, preamble: Sequence[str]) -> None:
         numpy_helper.from_array(value, name) for name, value in constants.items()
     )
     dequantize = helper.make_node(
-        "DequantizeLinear", [cast.input[0], *constants], ["pixels"], name="bytes as they come"
+        "DequantizeLinear", [cast.input[0], *constants], ["pixels"], name="dequantize bytes"
     )
     for node in [node for node in model.graph.node if quantize.output[0] in node.input]:
         rename_input(model, node.output[0], "pixels")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from model_store.command_line import as_called
 from model_store.manifest import Variant
 from model_store.store import ModelStore
 from model_store.version import Version
@@ -27,7 +28,7 @@ def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
         require_float32(path.read_bytes(), path)
         raise QuantizationError(
             f"{path} is a file, expected MODEL or MODEL/VERSION of the store; publish it first: "
-            f"python -m training import --onnx {path} …"
+            f"{as_called('training import')} --onnx {path} …"
         )
     model, _, number = reference.partition("/")
     with store.open(model, store.resolve(model, number or None)) as version:

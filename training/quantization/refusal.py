@@ -1,4 +1,4 @@
-"""What `quantize` says when a check fails: the images, the layers, and what to try next."""
+"""Explains failed checks of `quantize`: the images, the layers, and what to try next."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -32,7 +32,7 @@ def describe_refusal(
         yield f"to change the variant, try {' or '.join(_remedies(settings, failed))}"
     if failed & _SPEED_AND_SIZE:
         yield (
-            f"{quantized.precision} does not pay off for this model on this machine; serve fp32, "
+            f"{quantized.precision} saves too little time or size on this machine; serve fp32, "
             "or convert it on the machine that serves"
         )
 

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from scipy.stats import binomtest
 
+from model_store.command_line import as_called
 from training.errors import RunError
 from training.reports.figures import SERIES_COLOURS, Line, draw_lines
 from training.reports.history import History, read_history, split_indices
@@ -172,17 +173,17 @@ def mcnemar_tests(runs: Sequence[ComparedRun]) -> list[McNemarTest]:
 def untested_pairs(runs: Sequence[ComparedRun]) -> list[str]:
     """Why some runs are not compared by McNemar's test, one sentence each."""
     if len(runs) == 1:
-        return ["no test for chance: it compares two runs or more"]
+        return ["no significance test: it needs at least two runs"]
     reasons = [
-        f"no test for chance with {each.name}: it is not evaluated; run "
-        f"`python -m training evaluate {each.run.path}`"
+        f"no significance test with {each.name}: it is not evaluated; run "
+        f"`{as_called('training evaluate')} {each.run.path}`"
         for each in runs
         if each.figures is None
     ]
     evaluated = [(e.name, _test_images_digest(e.run)) for e in runs if e.figures is not None]
     reasons += [
-        f"no test for chance between {first} and {second}: their test images differ; train both on "
-        "the same data"
+        f"no significance test between {first} and {second}: their test images differ; train both "
+        "on the same data"
         for (first, first_images), (second, second_images) in itertools.combinations(evaluated, 2)
         if first_images != second_images
     ]
@@ -190,7 +191,7 @@ def untested_pairs(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def read_compared(runs: Sequence[Run]) -> list[ComparedRun]:
-    """Read the runs, and name them apart.
+    """Read the runs, and give each a unique name.
 
     Raises:
         RunError: A run has not finished an epoch, or there are no runs.

@@ -30,9 +30,9 @@ def list_runs(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A line of the list. What a run has not reached yet is None.
+    """A line of the list. Values that the run does not have yet are None.
 
-    So is `validation_top1` if the run trains on validation images.
+    `validation_top1` is also None if the run trains on validation images.
     """
 
     run: str
@@ -47,7 +47,7 @@ class RunSummary:
 
 
 def summarize_run(path: Path) -> RunSummary:
-    """Read how far a run is. A damaged run has an `error`."""
+    """Read the state of a run. A damaged run has an `error`."""
     try:
         run = Run.open(path)
         config = run.config
@@ -66,7 +66,12 @@ def summarize_run(path: Path) -> RunSummary:
         )
     except TrainingError as error:
         reason: Exception = error
-    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:  # JSON of another form than runs write
         reason = damaged_file_error(path, error)
     return RunSummary(path.name, [], "", "", "damaged", error=str(reason))
 

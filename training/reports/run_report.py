@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
+from model_store.command_line import as_called
 from model_store.manifest import Check
 from model_store.preprocessing import Pixels
 from training.data.image_set import Indices
@@ -184,7 +185,7 @@ def _test_predictions(run: Run, data: RunData) -> SplitPredictions:
     if logits.shape != expected:
         raise RunError(
             f"{run.path / LOGITS_FILE} has logits of shape {list(logits.shape)}, but the test "
-            f"split needs {list(expected)}. Run `python -m training evaluate` again."
+            f"split needs {list(expected)}. Run `{as_called('training evaluate')}` again."
         )
     return SplitPredictions("test", indices, data.images.labels[indices], softmax(logits))
 

@@ -32,7 +32,7 @@ NOT_TRAINING_VALUES = frozenset(
 
 
 def geometry_options(spec: Preprocessing) -> list[str]:
-    """The options of `run` that give this geometry. Defaults are left out, but for the size."""
+    """The options of `run` that give this geometry. Defaults except the size are left out."""
     words = ["--image-size", size_text(spec.crop_height, spec.crop_width)]
     if spec.resize_mode != "shorter_side":
         words += ["--resize-mode", spec.resize_mode.replace("_", "-")]
@@ -69,7 +69,7 @@ class RunConfig(BaseModel):
     start: str | None = None
     """Initial weights: `torchvision`, a file, or MODEL/VERSION of the store."""
     start_changes: tuple[str, ...] = ()
-    """What differs between what `start` names and the initial network, or is not recorded."""
+    """Differences between the weights of `start` and the initial network, and missing records."""
     renamed: tuple[str, ...] = ()
     """Classes of the retrained version that have another name now, as OLD=NEW."""
     derived_from: VersionReference | None = None
@@ -94,7 +94,7 @@ class RunConfig(BaseModel):
 
     @property
     def start_name(self) -> str | None:
-        """`start`, of a file only its name."""
+        """`start`; if it is a file, without its directories."""
         is_file = self.start is not None and names_weights_file(self.start)
         return Path(self.start).name if self.start and is_file else self.start
 

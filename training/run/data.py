@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model_store.command_line import as_called
 from model_store.geometry import without_crop
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
@@ -183,7 +184,7 @@ def _open(
         raise damaged_file_error(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
     if checked["data_digest"] != scanned.digest:
         raise RunError(
-            f"{', '.join(config.data)} holds other images than {run.path} began with; give "
+            f"{', '.join(config.data)} contains other images than {run.path} began with; give "
             "every source of the run with --data, and --data-dir if the run has one"
             if run.is_moved
             else f"{images.name} has changed since {run.path} began with it; start a new run"
@@ -212,10 +213,10 @@ def _require_present(run: Run) -> None:
         moved.add(config.data_dir)
         options.append(("--data-dir", "NEW"))
     if moved:
-        words = ["python", "-m", "training", "resume", str(run.path), *chain(*options)]
+        words = shlex.join([str(run.path), *chain(*options)])
         raise RunError(
             f"{run.path} began with {', '.join(sorted(moved))}, which no longer exists. Put "
-            f"it back, or name its new place: {shlex.join(words)}"
+            f"it back, or give its new path: {as_called('training resume')} {words}"
         )
 
 

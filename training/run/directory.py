@@ -17,7 +17,7 @@
       evaluation.json, evaluation.npz   figures and logits of the test split
       calibration.json     temperature, energy threshold, conformal thresholds
       report.html          the report
-      published_report.html  the report as the version holds it
+      published_report.html  the report for the published version
       model.onnx           the export
       golden/              golden images, their pixels, golden.json
       gates.json           results of all checks
@@ -34,6 +34,7 @@ from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
+from model_store.command_line import as_called
 from model_store.files import DirectoryLock, write_atomically
 from model_store.manifest import now
 from training.errors import RunError
@@ -59,9 +60,8 @@ class RunDirectory:
         """Return the path of a file. Raises RunError if `step`, which writes it, has not run."""
         path = self.path / name
         if not path.exists():
-            raise RunError(
-                f"{self.path} has no {name}; run `python -m training {step} {self.path}` first"
-            )
+            command = f"{as_called(f'training {step}')} {self.path}"
+            raise RunError(f"{self.path} has no {name}; run `{command}` first")
         return path
 
     def read_json(self, name: str, step: str) -> Any:

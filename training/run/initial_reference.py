@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from model_store.command_line import as_called
 from model_store.manifest import Checkpoint
 from model_store.names import is_name
 from model_store.store import ModelStore
@@ -114,7 +115,7 @@ def rename_classes(
     if twice := sorted({name for name in renamed if renamed.count(name) > 1}):
         raise InitialWeightsError(
             f"--rename would give the name {twice[0]} to two classes; a retrained model keeps "
-            "its classes apart. To merge classes, train a new model: python -m training run "
-            f"--data PICTURES --start {model}"
+            "its classes apart. To merge classes, train a new model: "
+            f"{as_called('training run')} --data PICTURES --start {model}"
         )
     return renamed

@@ -135,7 +135,7 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
 
 
 def write_initial_weights(run: Run, initial: TrainedNetwork, known_images: bytes | None) -> None:
-    """Write the weights that the run starts from, and the images that they know."""
+    """Write the weights that the run starts from, and the images that they were trained on."""
     run.write(INITIAL_WEIGHTS, serialise(initial))
     if known_images is not None:
         run.write(KNOWN_IMAGES_FILE, known_images)
@@ -207,11 +207,11 @@ def _require_same_network(
             if name in body and own[name].shape != body[name].shape
         ),
         *(f"{name} is missing" for name in sorted(expected) if name not in body),
-        *(f"{name} is not in it" for name in sorted(body.keys() - own.keys())),
+        *(f"{name} is not part of the network" for name in sorted(body.keys() - own.keys())),
     ]
     if problems:
         raise InitialWeightsError(
-            f"{origin} does not hold a {architecture}: {problems[0]} (torchvision's names are "
+            f"{origin} does not contain a {architecture}: {problems[0]} (torchvision's names are "
             "expected)"
         )
 

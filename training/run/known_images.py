@@ -5,8 +5,8 @@ may use images that one of both models was trained on. Each version therefore ha
 `known_images.npy`: for each known image, the first 8 bytes of the SHA-256 of its pixels, uint64,
 sorted. Validation images that only selected the epoch are not in it.
 
-In the directory of a run, `known_images.npy` is about its initial weights, and
-`trained_images.npy` is what the version of the run will state.
+In the directory of a run, `known_images.npy` lists the known images of its initial weights, and
+`trained_images.npy` lists those that the version of the run will have.
 """
 
 import io

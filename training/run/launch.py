@@ -42,7 +42,7 @@ def start_shared_run(
 
 
 def _launcher() -> str:
-    """Identify what started this process and outlives it; empty if it was started alone.
+    """Identify the launcher that started this process; empty if it was started alone.
 
     With torchrun, it differs between machines.
     """

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from model_store.command_line import as_called
 from model_store.errors import ModelStoreError
 from training.errors import RunError, TrainingError
 from training.run.launch import LAUNCH_VARIABLE
@@ -67,7 +68,7 @@ def run_on_ray(task: Callable[[], None], processes: int | None, runs: Path) -> N
             raise lost
     raise RunError(
         f"the run lost a process {MAX_RESTARTS + 1} times, the last time because: {lost}; continue "
-        "it with `training resume RUN`"
+        f"it with `{as_called('training resume')} RUN`"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from model_store.command_line import as_called
 from model_store.geometry import resize_value
 from model_store.manifest import Colour, Letterbox, Preprocessing, ResizeMode
 from model_store.names import check_name
@@ -34,7 +35,7 @@ from training.run.previous_version import PreviousVersion, load_previous_version
 from training.run.provenance import describe_code
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
-"""Pixels. Images for larger inputs cover 8/7 of their size, and are then cropped."""
+"""In pixels. Images for larger inputs are resized to cover 8/7 of the size, then cropped."""
 WHITE: Final = (255, 255, 255)
 BLACK: Final = (0, 0, 0)
 
@@ -84,7 +85,7 @@ class RunRequest:
         """Return the request with absolute paths, so that a run can be resumed from anywhere.
 
         Raises:
-            DataError: A source of data does not exist, or its name could mean two of them.
+            DataError: A source of data does not exist, or its name is ambiguous.
         """
         return replace(
             self,
@@ -166,7 +167,7 @@ def build_config(
     weights: InitialWeights | None = None,
     previous: PreviousVersion | None = None,
 ) -> RunConfig:
-    """Decide every value of a run. Raises RecipeError, DataError or InvalidNameError."""
+    """Choose every value of a run. Raises RecipeError, DataError or InvalidNameError."""
     if previous:
         architecture, preprocessing = previous.trained.architecture, previous.preprocessing
         model = request.model or previous.reference.model
@@ -210,7 +211,7 @@ def choose_preprocessing(
     The size is the one of the request, else that of the data set, else the network's.
 
     Raises:
-        DataError: There is a padding, but no letterbox.
+        DataError: The request has a padding without a letterbox.
     """
     mode = request.resize_mode or "shorter_side"
     if request.padding and mode != "letterbox":
@@ -238,7 +239,7 @@ def _append_new_classes(
     if missing := [name for name in old if name not in images.class_names]:
         version = f"{previous.reference.model}/{previous.reference.version}"
         sources = [word for name in request.data for word in ("--data", name)]
-        new = shlex.join(["python", "-m", "training", "run", *sources, "--start", version])
+        new = f"{as_called('training run')} {shlex.join([*sources, '--start', version])}"
         raise DataError(
             f"there are no images of {', '.join(missing[:8])}{' and more' if missing[8:] else ''}. "
             "The new model would forget these classes, and no test could detect it. Give the old "

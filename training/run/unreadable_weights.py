@@ -1,4 +1,4 @@
-"""Says why a file cannot be read as weights, what it holds, and what to do.
+"""Explains why a file cannot be read as weights, what it contains, and what to do.
 
 torch's own messages advise `weights_only=False`, which runs code from the file.
 """
@@ -16,7 +16,7 @@ from training.run.pickled_tensors import LEGACY_PICKLES
 MAX_NAMES: Final = 5
 _HEAD_BYTES: Final = 40
 _ADVICE: Final = (
-    "Resident never runs code from a file. Where you trust the file, load it, save its tensors "
+    "Resident never runs code from a file. If you trust the file, load it, save its tensors "
     'with safetensors.torch.save_file(state_dict, "weights.safetensors"), and give that file'
 )
 _FORMS: Final = "give a file that torch.save or safetensors wrote"
@@ -41,7 +41,7 @@ def describe_unreadable(path: Path, error: Exception) -> str:
     if path.suffix.lower() == ".safetensors":
         return f"{path} is not a safetensors file, or it is damaged: {_first_line(text)}; {_FORMS}"
     shown = head.decode("ascii", "backslashreplace").splitlines()[0]
-    return f"{path} does not hold weights: it begins with {shown!r}; {_FORMS}"
+    return f"{path} does not contain weights: it begins with {shown!r}; {_FORMS}"
 
 
 def _first_line(text: str) -> str:

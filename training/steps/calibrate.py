@@ -24,7 +24,7 @@ from training.steps.evaluate import read_labels, read_logits
 
 CALIBRATION_FILE: Final = "calibration.json"
 _TWIN_DIFFERENCES: Final = frozenset({"learn_validation", "select", "accuracy_floor"})
-"""Values of the recipe in which a twin may differ."""
+"""Values of the recipe that may differ between twins."""
 
 
 class RunCalibration(CalibrationModel):

@@ -11,7 +11,7 @@ from training.gates.gate import gate, read_notices, require_passed
 from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
 from training.gates.waivers import check_waivers
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.promotion import require_holdable
+from training.promotion import check_no_promote
 from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
@@ -92,7 +92,7 @@ def finish_run(
         return None
     store.create()
     if not promote:
-        require_holdable(store, run.config.model)
+        check_no_promote(store, run.config.model)
     with run.locked():
         data = train_and_evaluate(run, display, process, interrupted, images)
         return export_and_publish(run, data, store, display, waivers, promote=promote)

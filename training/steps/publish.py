@@ -14,7 +14,7 @@ from model_store.version import MAX_REPORT_BYTES
 from training.data.split import SPLIT_SEED
 from training.gates.gate import read_checks, require_passed
 from training.gates.preprocessing import golden_tolerance
-from training.promotion import pin_serving_version, require_holdable
+from training.promotion import check_no_promote, pin_serving_version
 from training.reports.run_report import PUBLISHED_REPORT_FILE, REPORT_FILE
 from training.run.data import RunData
 from training.run.directory import Run
@@ -70,7 +70,7 @@ def publish(run: Run, data: RunData, store: ModelStore, *, promote: bool = True)
     version = _find_published(store, run)
     if version is None:
         if not promote:
-            require_holdable(store, model)
+            check_no_promote(store, model)
         if not promote_version:
             pin_serving_version(store, model)
         version = store.publish(model, _manifest(run, data, checks), _files(run))

@@ -81,7 +81,7 @@ def _short_copy(run: Run, path: Path, steps: int) -> Run:
 def _train_in_child(run: Run, kill_after: int | None) -> None:
     """Train in a child process. If `kill_after` is given, it kills itself after this step."""
     child = multiprocessing.get_context("spawn").Process(
-        target=_train_and_die, args=(run.path, kill_after, torch.get_num_threads())
+        target=_train_until_killed, args=(run.path, kill_after, torch.get_num_threads())
     )
     child.start()
     child.join()
@@ -93,7 +93,7 @@ def _train_in_child(run: Run, kill_after: int | None) -> None:
         )
 
 
-def _train_and_die(path: Path, kill_after: int | None, threads: int) -> None:
+def _train_until_killed(path: Path, kill_after: int | None, threads: int) -> None:
     def report(progress: Progress) -> None:
         if progress.run_step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -113,4 +113,6 @@ def _describe_difference(unbroken: Run, killed: Run) -> str:
         for name, value in first.items()
         if second.get(name) != value
     ]
-    return ", ".join(differences) or "threads, instructions and versions are equal; please report"
+    return (
+        ", ".join(differences) or "threads, instructions and versions are equal; please report this"
+    )

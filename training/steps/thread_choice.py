@@ -23,7 +23,7 @@ MIN_GAIN: Final = 1.1
 REPEATS: Final = 3
 PROBE_IMAGES: Final = 4
 MAX_STEP_SECONDS: Final = 0.5
-"""Larger batches are timed in part."""
+"""If a step takes longer, only a part of the batch is timed."""
 
 
 def choose_threads(run: Run, classes: int, process: DistributedProcess) -> str | None:
@@ -68,7 +68,7 @@ def doubled(first: int, last: int) -> list[int]:
 
 
 def time_counts(counts: Sequence[int], measure_seconds: Callable[[int], float]) -> dict[int, float]:
-    """Seconds by number of threads or workers, in this order, until more gain nothing."""
+    """Time each number of threads or workers in order. Stop when a larger one is not faster."""
     seconds: dict[int, float] = {}
     for previous, count in zip((None, *counts), counts, strict=False):
         seconds[count] = measure_seconds(count)
@@ -78,7 +78,7 @@ def time_counts(counts: Sequence[int], measure_seconds: Callable[[int], float]) 
 
 
 def fastest(seconds: Mapping[int, float]) -> int:
-    """The number with the shortest time. The last one counts only if it gained."""
+    """The last number if it is faster than the one before by MIN_GAIN, else the one before."""
     *others, last = seconds
     if not others:
         return last

@@ -1,7 +1,7 @@
 """Chooses the number of processes that decode training images, by timing batches.
 
-Worker processes decode while the network computes. Whether that pays depends on the images, the
-network, the disk and the free CPUs. The number changes no batch.
+Worker processes decode while the network computes. Whether that is faster depends on the images,
+the network, the disk and the free CPUs. The number does not change the batches.
 """
 
 import time
@@ -58,7 +58,7 @@ def choose_workers(run: Run, data: RunData, process: DistributedProcess) -> tupl
 
 
 def time_workers(run: Run, data: RunData, process: DistributedProcess) -> dict[int, float]:
-    """Seconds of a batch by number of workers: 0, 2, 4, … until more workers gain nothing."""
+    """Seconds of a batch by number of workers: 0, 2, 4, … until more workers are not faster."""
     counts = worker_counts(max(1, usable_cpus() // process.world_size))
     order = torch.randperm(len(data.training_indices), generator=torch.Generator().manual_seed(0))
     compute = _computation(run, data, process)
@@ -80,7 +80,7 @@ def time_workers(run: Run, data: RunData, process: DistributedProcess) -> dict[i
 
 
 def worker_counts(cpus: int) -> list[int]:
-    """The numbers of workers that are tried with so many CPUs: 0, 2, 4 and so on."""
+    """The numbers of workers to try with this many CPUs: 0, 2, 4 and so on."""
     return [0, *doubled(min(2, cpus), cpus)]
 
 

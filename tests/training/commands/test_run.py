@@ -80,7 +80,7 @@ def test_a_version_without_promotion_names_the_one_that_serves(store: ModelStore
     publish(store, "fp32")
     text = print_result(store, 2)
     assert "`production` stays at version 1" in text
-    command = f"python -m model_store --store {store.root} promote m 2"
+    command = f"python -m model_store promote m 2 --store {store.root}"
     assert text.splitlines()[-1] == f"next: {command}"
 
 

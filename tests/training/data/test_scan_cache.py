@@ -101,7 +101,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_directory_that_others_can_write_to_is_not_used(root: Path) -> None:
-    """Anyone could have put other pixels there."""
+    """Other users could have replaced the pixels."""
     cache = ScanCache(root)
     cache.write("key", ROW, None)
     (root / FOLDER).chmod(0o777)

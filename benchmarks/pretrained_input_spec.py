@@ -1,8 +1,8 @@
-"""Which pixel range and geometry the network of `import --pretrained` was trained with.
+"""Finds the pixel range and the geometry that the network of `import --pretrained` expects.
 
-python benchmarks/pretrained_reading.py STAMPS [--photographs FOLDER]
+python benchmarks/pretrained_input_spec.py STAMPS [--photographs FOLDER]
 
-Classifies labelled photographs in each reading, and prints a Markdown table. STAMPS is the folder
+Classifies labelled photographs with each of them, and prints a Markdown table. STAMPS is the folder
 of Debian's package tuxpaint-stamps-default (/usr/share/tuxpaint/stamps): photographs without their
 background. `--photographs` adds a folder with one folder per label.
 """
