@@ -46,7 +46,7 @@ def settings_page() -> str:
         "# Settings",
         "",
         "Each setting is an environment variable and a flag of `resident serve`.",
-        "A flag wins over its variable.",
+        "A flag overrides its variable.",
         "",
     ]
     for name, field in Settings.model_fields.items():
@@ -227,7 +227,7 @@ def cli_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`python -m service`, `python -m model_store`, `python -m training`: the same commands.",
+        "`python -m service`, `python -m model_store` and `python -m training` have them too.",
         "",
     ]
     lines += help_of(resident, click.Context(resident, info_name="resident"), 2)

@@ -59,7 +59,7 @@ def add_live_route(app: FastAPI, registry: Registry, counts: ServiceCounts, keys
     streams = LimitedStreams()
 
     async def events() -> AsyncIterator[bytes]:
-        while not registry.stopping:  # or the server would wait for this response at its end
+        while not registry.stopping:  # otherwise the server's shutdown would wait for this response
             yield b"data: " + orjson.dumps(describe_counts(await counts.live())) + b"\n\n"
             await asyncio.sleep(INTERVAL_SECONDS)
 

@@ -76,7 +76,7 @@ def add_page(
 def _add_report_route(
     app: FastAPI, registry: Registry, keys: ApiKeys, management: ManagementRequests
 ) -> None:
-    """Show a training report in a tab of its own, whose request cannot have a header with a key."""
+    """Serve training reports to browser tabs, whose requests cannot have a header with a key."""
 
     @app.post("/page/report/{model}/{version}", include_in_schema=False)
     async def report(request: Request, model: ModelName, version: VersionNumber) -> HTMLResponse:

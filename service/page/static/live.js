@@ -163,7 +163,7 @@ class Plot {
     this.value.textContent = last === null ? "–" : this.format(last);
     const context = this.canvas.getContext("2d");
     const width = this.canvas.clientWidth;
-    this.canvas.width = width * 2; // which clears it
+    this.canvas.width = width * 2; // setting the width clears it
     context.setTransform(2, 0, 0, 2, 0, 0);
     const colour = getComputedStyle(this.box).getPropertyValue("--bar");
     Object.assign(context, { strokeStyle: colour, fillStyle: colour, lineWidth: 2, lineJoin: "round" });

@@ -26,7 +26,7 @@ export class TryView {
       onchange: () => { this.take([...this.files.files]); this.files.value = ""; },
     });
     this.picture = element("div", { class: "picture" });
-    this.heat = null; // of the picture that is shown
+    this.heat = null; // the heat map of the shown picture
     this.heatBox = element("div");
     this.examples = new Examples((image, name) => this.classify(image, name));
     this.nearest = element("div");
