@@ -30,11 +30,11 @@ TEST_OF_LIMIT: Final = {
     "::test_client_that_does_not_read_is_disconnected",
     "headers of one part of a form": f"{HTTP}/test_request_body.py"
     "::test_hostile_form_is_refused_quickly",
-    "text fields of a form, beside its images": f"{HTTP}/test_client_bodies.py"
+    "text fields of a form, besides its images": f"{HTTP}/test_client_bodies.py"
     "::test_form_may_have_as_many_text_fields_as_documented",
     "input repeated in an error's `detail`": f"{HTTP}/test_hostile_clients.py"
     "::test_long_input_is_shortened_in_the_answer",
-    "log lines that nobody reads": f"{HTTP}/test_access_log.py"
+    "log lines that wait for a reader": f"{HTTP}/test_access_log.py"
     "::test_reader_that_stops_blocks_nobody",
     "time for the head, and then for the body": f"{HTTP}/test_http_limits.py"
     "::test_slow_sender_gets_408",
@@ -49,7 +49,7 @@ TEST_OF_LIMIT: Final = {
     "redirects of an image URL, to allowed hosts only": (
         "tests/service/prediction/test_image_fetcher.py::test_endless_redirects_end"
     ),
-    "entries of a ZIP archive that are no images": f"{HTTP}/test_zip_body.py"
+    "entries of a ZIP archive that are not images": f"{HTTP}/test_zip_body.py"
     "::test_directory_of_countless_entries_is_not_parsed",
     "body of one request": f"{HTTP}/test_http_limits.py"
     "::test_body_of_exactly_the_limit_is_accepted",
@@ -70,7 +70,7 @@ TEST_OF_LIMIT: Final = {
     "time of one request": f"{HTTP}/test_http_limits.py::test_deadline_is_a_504",
     "time of one model run": "tests/service/engine/test_watchdog.py"
     "::test_service_answers_500_for_a_hanging_run",
-    "fields of a gRPC message beside its images": f"{GRPC}/test_grpc_message_fields.py"
+    "fields of a gRPC message besides its images": f"{GRPC}/test_grpc_message_fields.py"
     "::test_costly_messages_are_rejected_by_their_encoding",
     "pixels as numbers in a gRPC message (`uint_contents`)": f"{GRPC}/test_grpc_message_fields.py"
     "::test_costly_messages_are_rejected_by_their_encoding",
