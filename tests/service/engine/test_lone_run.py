@@ -163,8 +163,8 @@ async def test_new_images_are_predicted_to_wait_for_a_lone_run(
     """Its rest and a run with one thread follow each other; it is counted once."""
     counted = running == INTERACTIVE or new == BULK  # as `ImageCount.ahead_of` does
     async with lone_run_in_progress(running) as wait:
-        for images, expected in ((1, 10_000), (2 * LARGEST, 40_000)):
-            assert wait.seconds(int(counted), images, new) == pytest.approx(
+        for others, images, expected in ((0, 1, 10_000), (0, 8, 40_000), (8, 1, 50_000)):
+            assert wait.seconds(others + counted, images, new) == pytest.approx(
                 LONE_SECONDS + expected, abs=TOLERANCE_SECONDS
             )
 
