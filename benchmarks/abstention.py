@@ -106,7 +106,7 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
     of_label = calibrated[np.arange(len(test)), subject.data.images.labels[test]]
     place = (calibrated > of_label[:, np.newaxis]).sum(axis=1)
     for coverage, threshold in subject.calibration.conformal_thresholds.items():
-        sizes = set_sizes(calibrated, threshold)
+        sizes = set_sizes(calibrated, np.array([threshold], np.float32))[:, 0]
         above = (of_label >= threshold).mean()
         yield (
             f"| {subject.name} | {coverage} | {threshold:.4f} | {above:.2%} "

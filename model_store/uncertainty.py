@@ -47,20 +47,23 @@ def energy(logits: Logits) -> NDArray[np.float32]:
     )
 
 
-def set_sizes(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """Number of labels in the prediction set of each image.
+def set_sizes(
+    probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Number of labels in the prediction sets of each image, one for each threshold.
 
-    The set holds every label whose probability is at least `threshold`. It always holds the most
+    A set holds every label whose probability is at least its threshold. It always holds the most
     probable label, so it is never empty; this cannot lower the coverage.
 
     Args:
         probabilities: float32 `[batch, classes]`.
-        threshold: The smallest probability in a set, 0 to 1.
+        thresholds: The smallest probability in each set, 0 to 1, float32 `[sets]`.
 
     Returns:
-        int64 `[batch]`, from 1 to the number of classes.
+        int64 `[batch, sets]`, from 1 to the number of classes.
 
     Source: Sadinle, Lei and Wasserman 2019, "Least Ambiguous Set-Valued Classifiers with Bounded
     Error Levels".
     """
-    return np.asarray(np.maximum((probabilities >= threshold).sum(axis=-1), 1), np.int64)
+    is_in_set = probabilities[:, np.newaxis] >= thresholds[:, np.newaxis]
+    return np.asarray(np.maximum(is_in_set.sum(axis=-1), 1), np.int64)

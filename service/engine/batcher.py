@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +19,7 @@ import numpy as np
 
 from model_store.preprocessing import Pixels
 from service.engine.extras import NO_EXTRAS, Extras
-from service.engine.image_group import GroupPlace, ImageGroup
+from service.engine.image_group import ImageGroup
 from service.engine.lone_run import LoneRun
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
@@ -57,13 +57,25 @@ class ImageResult:
 
 @dataclass(slots=True)  # not frozen, as above
 class _QueuedImage:
+    """An image in the queue, alone or at an index of a group, whose future it shares."""
+
     image: Pixels
     deadline: float
-    future: asyncio.Future[ImageResult] | GroupPlace
+    future: asyncio.Future[Any]
     enqueued: float
     bulk: bool
     extras: Extras
     trace: "BatchTrace | None"
+    group: ImageGroup | None = None
+    index: int = 0
+
+    def settle(self, result: ImageResult | ServiceError) -> None:
+        if self.group:
+            self.group.settle(self.index, result)
+        elif isinstance(result, ServiceError):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
 
 
 @dataclass(slots=True)  # not frozen, as above
@@ -176,7 +188,8 @@ class Batcher:
             RuntimeError: The batcher is closed.
         """
         future: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
-        self._enqueue((image,), (future,), deadline, priority, extras=extras, trace=trace)
+        now, bulk = time.monotonic(), priority == BULK
+        self._enqueue((_QueuedImage(image, deadline, future, now, bulk, extras, trace),), bulk=bulk)
         return future
 
     def submit_all(
@@ -190,24 +203,15 @@ class Batcher:
     ) -> asyncio.Future[list[ImageResult | ServiceError]]:
         """Queue images as `submit` does. Returns one future of the result or error of each."""
         group = ImageGroup(len(images))
-        self._enqueue(images, group.places, deadline, priority, extras=extras, trace=trace)
-        return group.future
-
-    def _enqueue(
-        self,
-        images: Iterable[Pixels],
-        futures: Iterable[asyncio.Future[ImageResult] | GroupPlace],
-        deadline: float,
-        priority: Priority,
-        *,
-        extras: Extras,
-        trace: BatchTrace | None,
-    ) -> None:
-        now, bulk = time.monotonic(), priority == BULK
+        future, now, bulk = group.future, time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, future, now, bulk, extras, trace)
-            for image, future in zip(images, futures, strict=True)
+            _QueuedImage(image, deadline, future, now, bulk, extras, trace, group, index)
+            for index, image in enumerate(images)
         ]
+        self._enqueue(queued, bulk=bulk)
+        return future
+
+    def _enqueue(self, queued: Sequence[_QueuedImage], *, bulk: bool) -> None:
         with self._lock:
             if self._closing:
                 raise RuntimeError("this batcher is closed, although a request leases its version")
@@ -418,12 +422,9 @@ def _set_results(
             if queued.future.done():
                 continue
             row = outcome if isinstance(outcome, ServiceError) else outcome[position]
-            if isinstance(row, ServiceError):
-                queued.future.set_exception(row)
-            else:
-                queued.future.set_result(
-                    ImageResult(row, began - queued.enqueued, ended - began, len(batch), began)
-                )
+            if not isinstance(row, ServiceError):
+                row = ImageResult(row, began - queued.enqueued, ended - began, len(batch), began)
+            queued.settle(row)
 
     loop = batch[0].future.get_loop()
     try:

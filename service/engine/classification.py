@@ -20,6 +20,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)  # not frozen: that would double the time to create one
+class DensityReason:
+    """Why a density abstains from an image. `str` gives the text, which not all responses have."""
+
+    of_embedding: float
+    of_energy: float
+    threshold: float
+
+    def __str__(self) -> str:
+        cause = (
+            "its features are unlike those of the training images (density)"
+            if self.of_embedding >= self.of_energy
+            else "no class has a high score (energy)"
+        )
+        return (
+            f"unlike what the model was trained on: {cause}; density {self.of_embedding:.2f} + "
+            f"energy {self.of_energy:.2f} is over the threshold of {self.threshold:.2f}"
+        )
+
+
+@dataclass(slots=True)  # as above
 class Classification:
     """One image's classes, most probable first, with their calibrated probabilities.
 
@@ -39,7 +59,7 @@ class Classification:
 
     indices: NDArray[np.intp]
     scores: NDArray[np.float64]
-    abstention_reason: str | None = None
+    abstention_reason: DensityReason | str | None = None
     set_sizes: tuple[int, ...] = ()
     raw_scores: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float32] | None = None
@@ -73,7 +93,7 @@ def classify(
         return _classify_finite_rows(scores, outputs, calibration, embeddings, density, features)
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
-    reasons: Sequence[str | None] = [None] * images
+    reasons: Sequence[DensityReason | str | None] = [None] * images
     distances: Sequence[float | None] = [None] * images
     if density is not None and embeddings is not None:
         of_embedding, of_energy = density.score(embeddings, energy(scores))
@@ -84,35 +104,38 @@ def classify(
             _energy_reason(value, threshold) if value > threshold else ""
             for value in energy(scores).tolist()
         ]
-    thresholds = calibration.conformal_thresholds.values()
-    sizes = np.array(
-        [set_sizes(class_probabilities, least) for least in thresholds], np.int64
-    ).reshape(len(thresholds), images)
-    set_sizes_of_images = [tuple(sizes) for sizes in sizes.T.tolist()]
-    ranked = _rank(class_probabilities, [max((MAX_RANKED, *each)) for each in set_sizes_of_images])
+    thresholds = np.array(list(calibration.conformal_thresholds.values()), np.float32)
+    sizes = list(map(tuple, set_sizes(class_probabilities, thresholds).tolist()))
     columns = (
+        *_rank(class_probabilities, sizes),
         reasons,
-        set_sizes_of_images,
+        sizes,
         scores,
         class_probabilities,
         [None] * images if embeddings is None else embeddings,
         [None] * images if features is None else features,
         distances,
     )
-    return [
-        Classification(*ranking, *others) for ranking, *others in zip(ranked, *columns, strict=True)
-    ]
+    return list(map(Classification, *columns))
 
 
 def _rank(
-    class_probabilities: NDArray[np.float32], counts: Sequence[int]
-) -> Iterable[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """For each image, at least the `counts` most probable classes and their rounded scores."""
-    if class_probabilities.shape[1] <= MAX_RANKED:
-        order = np.argsort(-class_probabilities, axis=1, kind="stable")
-        ranked = np.take_along_axis(class_probabilities, order, axis=1).astype(float)
-        return zip(order, ranked.round(SCORE_DECIMALS), strict=True)
-    return map(_rank_best, class_probabilities, counts)
+    class_probabilities: NDArray[np.float32], sizes: Sequence[tuple[int, ...]]
+) -> tuple[Iterable[NDArray[np.intp]], Iterable[NDArray[np.float64]]]:
+    """The most probable classes of each image, as many as `Classification` has, and their scores.
+
+    Args:
+        class_probabilities: float32 `[batch, classes]`.
+        sizes: For each image, the sizes of its prediction sets.
+    """
+    images, classes = class_probabilities.shape
+    if classes <= MAX_RANKED:
+        order = (-class_probabilities).argsort(axis=1, kind="stable")
+        ranked = class_probabilities[np.arange(images)[:, np.newaxis], order].astype(float)
+        return order, ranked.round(SCORE_DECIMALS)
+    counts = [max((MAX_RANKED, *each)) for each in sizes]
+    best = list(map(_rank_best, class_probabilities, counts))
+    return [order for order, _ in best], [ranked for _, ranked in best]
 
 
 def _rank_best(
@@ -160,18 +183,14 @@ def _energy_reason(energy_score: float, threshold: float) -> str:
     )
 
 
-def _density_reasons(of_embedding: Floats, of_energy: Floats, density: Density) -> list[str]:
+def _density_reasons(
+    of_embedding: Floats, of_energy: Floats, density: Density
+) -> list[DensityReason | str]:
     """Why the model abstains from each image; empty if it does not."""
     total, threshold = of_embedding + of_energy, float(density.threshold)
-    reasons = [""] * len(total)
-    for image in np.flatnonzero(total > threshold).tolist():
-        cause = (
-            "its features are unlike those of the training images (density)"
-            if of_embedding[image] >= of_energy[image]
-            else "no class has a high score (energy)"
-        )
-        reasons[image] = (
-            f"unlike what the model was trained on: {cause}; density {of_embedding[image]:.2f} + "
-            f"energy {of_energy[image]:.2f} is over the threshold of {threshold:.2f}"
+    reasons: list[DensityReason | str] = [""] * len(total)
+    for image in (total > threshold).nonzero()[0].tolist():
+        reasons[image] = DensityReason(
+            of_embedding[image].item(), of_energy[image].item(), threshold
         )
     return reasons

@@ -274,20 +274,18 @@ def _deadline(loaded: LoadedVersion, request: PredictRequest, record: RequestRec
 
 def _record_outcomes(outcomes: Sequence[ImageOutcome], record: RequestRecord) -> None:
     """Fill in the record. Raises the error of the request if every image failed."""
+    results: list[ImageResult] = []
     errors: list[ServiceError | ImageError] = []
-    decode_seconds = queue_seconds = inference_seconds = 0.0
     for outcome in outcomes:
-        decode_seconds = max(decode_seconds, outcome.decode_seconds)
         if isinstance(result := outcome.result, ImageResult):
-            queue_seconds = max(queue_seconds, result.queue_seconds)
-            inference_seconds = max(inference_seconds, result.inference_seconds)
+            results.append(result)
         else:
             errors.append(result)
-    record.seconds["decode"] = decode_seconds
+    record.seconds["decode"] = max([outcome.decode_seconds for outcome in outcomes])
     if record.trace:
         record.trace.add_stages(outcomes, record)
     if len(errors) == len(outcomes):
         raise errors[0] if len(errors) == 1 else EveryImageFailedError(errors)
-    record.seconds["queue"] = queue_seconds
-    record.seconds["inference"] = inference_seconds
+    record.seconds["queue"] = max([result.queue_seconds for result in results])
+    record.seconds["inference"] = max([result.inference_seconds for result in results])
     record.failed_images = len(errors)

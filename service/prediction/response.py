@@ -153,7 +153,7 @@ def describe_image(
     if classification.abstention_reason is not None:
         result["abstained"] = bool(classification.abstention_reason)
         if classification.abstention_reason:
-            result["reason"] = classification.abstention_reason
+            result["reason"] = str(classification.abstention_reason)
     if embedding and classification.embedding is not None:
         result["embedding"] = encode_embedding(classification.embedding)
     return result

@@ -39,9 +39,9 @@ def test_energy_rises_where_no_class_is_seen() -> None:
 def test_a_set_holds_what_reaches_the_threshold_and_never_nothing() -> None:
     """A set is never empty: it holds at least the most probable label."""
     probabilities = np.array([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1], [0.34, 0.33, 0.33]], np.float32)
-    assert set_sizes(probabilities, 0.25).tolist() == [3, 1, 3]
-    assert set_sizes(probabilities, 0.6).tolist() == [1, 1, 1]
-    assert set_sizes(probabilities, 0.0).tolist() == [3, 3, 3]
+    thresholds = np.array([0.25, 0.6, 0.0], np.float32)
+    assert set_sizes(probabilities, thresholds).tolist() == [[3, 1, 3], [1, 1, 3], [3, 1, 3]]
+    assert set_sizes(probabilities, thresholds[:0]).tolist() == [[], [], []]
 
 
 def test_the_margin_is_between_the_first_and_the_second() -> None:

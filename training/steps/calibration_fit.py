@@ -173,7 +173,7 @@ def measure_calibration(
     of_label = calibrated[np.arange(len(labels)), labels]
     rank = (calibrated > of_label[:, np.newaxis]).sum(axis=1)  # of the right label; 0 is best
     sizes = {
-        coverage: set_sizes(calibrated, threshold)
+        coverage: set_sizes(calibrated, np.array([threshold], np.float32))[:, 0]
         for coverage, threshold in calibration.conformal_thresholds.items()
     }
     threshold = calibration.energy_threshold

@@ -1,7 +1,8 @@
 """The outputs of a model, and from the results of its images to output tensors."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,12 @@ LOGITS: Final = "logits"
 EMBEDDING: Final = "embedding"
 LABELS: Final = "labels"
 OUTPUT_NAMES: Final = (PROBABILITIES, LOGITS, EMBEDDING, LABELS)
+_ATTRIBUTES: Final = {
+    PROBABILITIES: attrgetter("probabilities"),
+    LOGITS: attrgetter("raw_scores"),
+    EMBEDDING: attrgetter("embedding"),
+}
+"""By output: how to read it from the result of an image."""
 RANKED_OUTPUTS: Final = (PROBABILITIES, LOGITS)
 """Outputs with one score for each class, which the classification extension can rank."""
 
@@ -65,24 +72,18 @@ def build_output(
     """
     class_names = loaded.version.manifest.class_names
     if classes:
-        ranked = [_describe_best(_scores(name, row), classes, class_names) for row in results]
+        ranked = [_describe_best(scores, classes, class_names) for scores in _scores(name, results)]
         return OutputTensor(name, BYTES, [len(ranked), len(ranked[0])], ranked)
     datatype, shape = output_shape(name, loaded)
     if name == LABELS:
         labels = [[class_names[row.indices[0]]] for row in results]
         return OutputTensor(name, datatype, [len(labels)], labels)
-    scores = [_scores(name, row) for row in results]
+    scores = _scores(name, results)
     return OutputTensor(name, datatype, [len(scores), *shape], scores)
 
 
-def _scores(name: str, row: Classification) -> NDArray[np.float32]:
-    scores: dict[str, Any] = {
-        PROBABILITIES: row.probabilities,
-        LOGITS: row.raw_scores,
-        EMBEDDING: row.embedding,
-    }
-    found: NDArray[np.float32] = scores[name]
-    return found
+def _scores(name: str, results: Sequence[Classification]) -> list[NDArray[np.float32]]:
+    return list(map(_ATTRIBUTES[name], results))
 
 
 def _describe_best(
