@@ -258,7 +258,7 @@ def test_each_pair_without_a_test_gets_the_reason(finished_run: Run, tmp_path: P
     ]
     assert all("third" in reason for reason in reasons)
     page = write_comparison(compared, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("No test for chance between") == 2
+    assert all(reason[1:] in page for reason in reasons)
     assert untested_pairs(compared[:2]) == []
     assert len(untested_pairs(compared[:1])) == 1
 
