@@ -35,7 +35,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Subject:
+class CalibratedRun:
     name: str
     architecture: str
     data: RunData
@@ -53,7 +53,7 @@ class Subject:
                 yield prepare(image, self.data.preprocessing) if isinstance(image, bytes) else image
 
 
-def open_subject(path: Path) -> Subject:
+def open_calibrated_run(path: Path) -> CalibratedRun:
     """Open a calibrated run. Exits with a message if it is not calibrated."""
     run = Run.open(path)
     calibration, config = read_calibration(run).calibration, run.config
@@ -62,7 +62,9 @@ def open_subject(path: Path) -> Subject:
             f"{path} cannot abstain: calibrate it first, on at least 59 validation images"
         )
     session = Session(run.file(MODEL_FILE, "export"), model_input(run), OUTPUTS)
-    return Subject(config.model, config.architecture, open_run_data(run), calibration, session)
+    return CalibratedRun(
+        config.model, config.architecture, open_run_data(run), calibration, session
+    )
 
 
 def sample_indices(items: Sequence[Path] | np.ndarray) -> list[int]:
@@ -71,7 +73,7 @@ def sample_indices(items: Sequence[Path] | np.ndarray) -> list[int]:
 
 
 def unknown_to(
-    subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
+    subject: CalibratedRun, others: Sequence[CalibratedRun], folders: dict[str, Path]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Description and logits of images that the subject was not trained on."""
     for other in others:
@@ -95,7 +97,7 @@ def unknown_to(
         yield name, subject.logits(files[place].read_bytes() for place in sample_indices(files))
 
 
-def coverage_rows(subject: Subject) -> Iterator[str]:
+def coverage_rows(subject: CalibratedRun) -> Iterator[str]:
     """How often prediction sets contain the label, by the threshold alone and as answered."""
     test = subject.data.split.test
     calibrated = probabilities(
@@ -115,7 +117,7 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
 
 
 def abstention_rows(
-    subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
+    subject: CalibratedRun, others: Sequence[CalibratedRun], folders: dict[str, Path]
 ) -> Iterator[str]:
     """Abstention on own test images and on unknown images, and the AUROC of the energy."""
     encoded, test, threshold = (
@@ -157,7 +159,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="append the tables to this file")
     options = parser.parse_args()
-    subjects = [open_subject(path) for path in options.runs]
+    subjects = [open_calibrated_run(path) for path in options.runs]
     architectures = "; ".join(f"{each.name}: {each.architecture}" for each in subjects)
     lines = [
         f"{describe_machine(PACKAGES)}. {architectures}.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from machine import ROOT, family, processor_seconds, proportional_megabytes
 from options import Options
-from side_process import differing, running
+from side_process import count_wrong_answers, running
 from sides import OURS, Setup, Side, SideError
 from workloads import Workload
 from wrk import wrk_load
@@ -116,7 +116,7 @@ class Served(Contender):
 
     def _probe(self, setup: Setup, connections: Sequence[int]) -> float:
         with running(self.side, self.workload, setup, self.extra) as server:
-            if wrong := differing(server, self.workload):
+            if wrong := count_wrong_answers(server, self.workload):
                 raise SideError(
                     f"answers {wrong} of {len(self.workload.images)} images differently from "
                     "the model's file"

@@ -37,7 +37,7 @@ class Options:
     rows: tuple[str, ...]
     service: tuple[str, ...]
 
-    def lasting(self, factor: int) -> Self:
+    def with_seconds_times(self, factor: int) -> Self:
         """Copy with `factor` times the seconds, for models that answer few images per second."""
         return replace(
             self, seconds=factor * self.seconds, probe_seconds=factor * self.probe_seconds

@@ -80,7 +80,7 @@ class Overload:
 
 def measure(options: Options) -> None:
     rows = []
-    options = options.lasting(2)
+    options = options.with_seconds_times(2)
     for make, connections, factor in LOADS:
         workload, rounds = make(), []
         for number in range(options.overload_rounds):

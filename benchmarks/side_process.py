@@ -56,7 +56,7 @@ def running(
             _stop(process)
 
 
-def differing(server: RunningSide, workload: Workload) -> int:
+def count_wrong_answers(server: RunningSide, workload: Workload) -> int:
     """Count answers whose class (or a peer's probability) differs from the model's file."""
     path, bodies = server.side.path_of(workload), server.side.bodies(workload)
     wrong = 0

@@ -42,7 +42,7 @@ def measure_resnet20(options: Options) -> None:
 
 def measure_resnet50(options: Options) -> None:
     """Measure fp32 and INT8 in one run, for twice the time."""
-    options = options.lasting(2)
+    options = options.with_seconds_times(2)
     fp32, int8 = resnet50(), resnet50("int8")
     peers = [Served(peer, fp32, options) for peer in options.peers]
     _measure(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 CHUNK_BYTES = 1024 * 1024
-DOOMED_PREFIX = ".doomed-"
+DELETION_PREFIX = ".doomed-"
 MAX_LINKS = 40  # the limit of Linux
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EROFS}
 """Errors of `flock` on file systems without locks. NFS locks only what is open for writing."""
@@ -280,7 +280,7 @@ def remove_tree_if_unused(path: Path) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     try:
-        doomed = path.with_name(f"{DOOMED_PREFIX}{path.name.lstrip('.')}-{os.getpid()}")
+        doomed = path.with_name(f"{DELETION_PREFIX}{path.name.lstrip('.')}-{os.getpid()}")
         path.rename(doomed)
         shutil.rmtree(doomed)
     finally:

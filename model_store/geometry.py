@@ -48,7 +48,7 @@ class Region(NamedTuple):
     height: float
 
 
-def seen_region(width: int, height: int, spec: Preprocessing) -> Region:
+def visible_region(width: int, height: int, spec: Preprocessing) -> Region:
     """The part of an upright image that resize and crop leave for the model.
 
     With a letterbox, the region extends beyond the image, because it includes the padding.

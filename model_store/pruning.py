@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.aliases import Aliases, rollback_history
-from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
+from model_store.files import DELETION_PREFIX, remove_tree_if_unused
 from model_store.names import printable
 from model_store.publishing import STAGING_PREFIX
 from model_store.store_layout import directories
@@ -60,7 +60,7 @@ def _remove_leftovers(directory: Path, aliases: Aliases, *, dry_run: bool) -> li
     leftovers = [
         name
         for name in directories(directory)
-        if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))
+        if name.startswith((STAGING_PREFIX, DELETION_PREFIX))
         and (dry_run or remove_tree_if_unused(directory / name))
     ]
     for draft in aliases.abandoned_drafts():

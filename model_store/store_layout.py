@@ -77,7 +77,7 @@ def _name_in_manifest(version: Path) -> str:
 
 
 @lru_cache(maxsize=8)  # the service calls this at every check of the store
-def _read_name(path: Path, *_marks_of_the_file: int) -> str:
+def _read_name(path: Path, *_file_state: int) -> str:
     try:
         document = json.loads(read_bounded(path, MAX_MANIFEST_BYTES))
         name = document["model"]

@@ -50,7 +50,7 @@ class FrozenModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class RareModel(FrozenModel):
+class DeferredFrozenModel(FrozenModel):
     """A document that most starts of the service do not read, so its schema is built on first use.
 
     That saves 1 to 3 ms for each.

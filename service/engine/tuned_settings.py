@@ -18,7 +18,7 @@ from model_store.graph_cache import cpu_description
 from model_store.host_cache import check_owner, open_host_cache
 from model_store.manifest import Precision
 from model_store.names import Name
-from model_store.validation import RareModel, Sha256, describe_validation_error
+from model_store.validation import DeferredFrozenModel, Sha256, describe_validation_error
 from model_store.version import Version
 
 FOLDER: Final = "tuning"
@@ -30,7 +30,7 @@ Mode = Literal["throughput", "latency"]
 logger = logging.getLogger(__name__)
 
 
-class TuningKey(RareModel):
+class TuningKey(DeferredFrozenModel):
     """What tuned settings are valid for. `files` has the sha256 of each variant by precision."""
 
     model: Name
@@ -52,7 +52,7 @@ class TuningKey(RareModel):
         )
 
 
-class TunedPerformance(RareModel):
+class TunedPerformance(DeferredFrozenModel):
     """What the settings achieved: under full load, and for one client alone (`alone_ms`)."""
 
     images_per_second: float
@@ -62,7 +62,7 @@ class TunedPerformance(RareModel):
     alone_ms: float
 
 
-class TunedSettings(RareModel):
+class TunedSettings(DeferredFrozenModel):
     key: TuningKey
     mode: Mode
     asked_p99_ms: float | None = None

@@ -16,7 +16,7 @@ from model_store.manifest import Precision
 from model_store.providers import CPU, batch_sizes, count_devices, default_batch_size
 from model_store.session import Session, SessionOptions
 from model_store.timing import Clock
-from model_store.validation import RareModel
+from model_store.validation import DeferredFrozenModel
 from model_store.version import Version
 from service.engine.lone_run import LoneSession, find_lone_session, load_lone_session
 from service.engine.measurement_cache import measurement_key
@@ -57,7 +57,7 @@ class WarmModel:
     lone: LoneSession | None = None
 
 
-class Measurement(RareModel):
+class Measurement(DeferredFrozenModel):
     """A `WarmModel` without its sessions, to send it to another process on this machine.
 
     `lone_seconds` is None if lone images are run like others.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.activation_maps import activation_maps, render_overlays
-from model_store.geometry import seen_region
+from model_store.geometry import visible_region
 from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.prediction.request import ImageOutcome, PredictRequest
@@ -39,7 +39,7 @@ def explain(
     classes: Sequence[int],
 ) -> dict[str, Any]:
     """The explanation of one answer, as `Explanation` in `service.http.schemas` declares it."""
-    region = seen_region(*size, loaded.preprocessing)
+    region = visible_region(*size, loaded.preprocessing)
     maps = activation_maps(features, loaded.classifier, classes)
     names = loaded.version.manifest.class_names
     if kind == "map":

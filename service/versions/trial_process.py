@@ -14,7 +14,7 @@ from typing import Final
 
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
-from model_store.validation import RareModel
+from model_store.validation import DeferredFrozenModel
 from service.engine.options import EngineOptions
 from service.engine.warm_model import Measurement, load_warm_model
 from service.host.child_process import (
@@ -50,13 +50,13 @@ class TrialRequest:
     memory_bytes: int | None = None
 
 
-class TrialStart(RareModel):
+class TrialStart(DeferredFrozenModel):
     """Written when the limits hold. `memory_bytes` is None if there is no limit of memory."""
 
     memory_bytes: int | None
 
 
-class TrialReport(RareModel):
+class TrialReport(DeferredFrozenModel):
     """The measurement of a version that passed, else why it failed.
 
     `traceback` is for the log if the error is not a known one.

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from model_store.files import read_bounded, write_atomically
 from model_store.host_cache import mark_used, open_host_cache, prune_entries
-from model_store.validation import RareModel
+from model_store.validation import DeferredFrozenModel
 from service.log_on_change import LogOnChange
 from service.versions.load_failure import Cause, LoadFailure
 
@@ -30,14 +30,14 @@ _KEPT_ON_DISK: Final[frozenset[Cause]] = frozenset({"crash", "memory", "overload
 logger = logging.getLogger(__name__)
 
 
-class TrialLimits(RareModel):
+class TrialLimits(DeferredFrozenModel):
     """The limits of a trial as they are set. Without `memory_bytes` the host decides."""
 
     timeout_seconds: float
     memory_bytes: int | None
 
 
-class TrialRecord(RareModel):
+class TrialRecord(DeferredFrozenModel):
     """How a trial ended.
 
     Attributes:

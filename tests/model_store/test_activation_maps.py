@@ -13,7 +13,7 @@ from model_store.activation_maps import (
     read_classifier,
     render_overlays,
 )
-from model_store.geometry import Region, seen_region
+from model_store.geometry import Region, visible_region
 from model_store.image_header import open_image
 from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import decode, reduction
@@ -50,7 +50,7 @@ Box = tuple[int, int, int, int]
 
 def corners(spec: Preprocessing) -> list[Box]:
     """A box in each corner of what the model sees of the photograph."""
-    region = seen_region(WIDTH, HEIGHT, spec)
+    region = visible_region(WIDTH, HEIGHT, spec)
     left, top = max(0, region.left), max(0, region.top)
     right = min(WIDTH, region.left + region.width) - PATCH
     bottom = min(HEIGHT, region.top + region.height) - PATCH
@@ -114,7 +114,7 @@ def test_overlay_peaks_inside_a_striking_patch(name: str, orientation: int) -> N
         assert size == (WIDTH, HEIGHT)
         features = pixels.transpose(2, 0, 1).astype(np.float32)
         maps = activation_maps(features, RED, [0])
-        (data,) = render_overlays(maps, size, seen_region(*size, spec))
+        (data,) = render_overlays(maps, size, visible_region(*size, spec))
         overlay = open_overlay(data)
         assert max(overlay.size) == OVERLAY_SIDE
         assert overlay.width / overlay.height == pytest.approx(WIDTH / HEIGHT, rel=0.02)

@@ -14,7 +14,7 @@ from training.run.directory import Run
 from training.steps.calibrate import calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import export
-from training.steps.golden import take_golden
+from training.steps.golden import write_golden
 from training.steps.train import train
 
 
@@ -41,7 +41,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     evaluate(run, data)
     calibrate(run, data)
     export(run)
-    take_golden(run, data)
+    write_golden(run, data)
     return run
 
 

@@ -21,7 +21,7 @@ from training.run.directory import Run
 from training.run.request import RunRequest, start_run
 from training.steps.evaluate import evaluate, read_logits
 from training.steps.export import export
-from training.steps.golden import take_golden
+from training.steps.golden import write_golden
 from training.steps.train import train
 
 Trained = dict[str, tuple[Run, RunData]]
@@ -69,7 +69,7 @@ def trained(place: Path) -> Trained:
             train(run, data)
             evaluate(run, data)
             export(run)
-            take_golden(run, data)
+            write_golden(run, data)
             gate(run, data)
             publish_as_passed(run, store)
             runs[model_name(mode, size)] = (Run.open(run.path), data)

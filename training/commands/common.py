@@ -99,7 +99,7 @@ def print_resume_command(
         sys.exit(128 + signal.SIGINT)
 
 
-def say_start_changes(display: TrainingDisplay, run: Run) -> None:
+def print_start_changes(display: TrainingDisplay, run: Run) -> None:
     """Say what differs between `--start` and the initial network, or is not recorded."""
     for change in run.config.start_changes:
         display.say(f"--start {run.config.start}: {change}")
@@ -116,7 +116,7 @@ def describe_accuracy(run: Run) -> str:
     )
 
 
-def say_other_data(display: TrainingDisplay, version: Version, data: RunData) -> None:
+def print_data_note(display: TrainingDisplay, version: Version, data: RunData) -> None:
     """Print a note if `data` differs from the training data of the version."""
     if not is_training_data(version, data):
         display.say(

@@ -51,7 +51,7 @@ def fit_density(
     """
     check_version(model, store)
     check_sources(data, data_dir)
-    from training.commands.common import print_published, say_other_data
+    from training.commands.common import print_data_note, print_published
     from training.density_of_version import publish_with_density
     from training.display import TrainingDisplay
     from training.quantization.publication import open_source_version
@@ -64,7 +64,7 @@ def fit_density(
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"density of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
-        say_other_data(display, version, run_data)
+        print_data_note(display, version, run_data)
         published, check = publish_with_density(
             version, run_data, model_store, display.count("running"), promote=promote
         )

@@ -91,7 +91,7 @@ def quantize(
     """
     check_version(model, store)
     check_sources(data, data_dir)
-    from training.commands.common import print_published, say_other_data
+    from training.commands.common import print_data_note, print_published
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.quantization.publication import open_source_version, publish_variant
@@ -109,7 +109,7 @@ def quantize(
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
-        say_other_data(display, version, run_data)
+        print_data_note(display, version, run_data)
         quantized = make_variant(version, run_data, settings, waivers, display.count)
         if quantized.sensitivities:
             display.show(sensitivity_table(quantized.sensitivities, quantized.fp32_layers))

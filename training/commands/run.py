@@ -220,7 +220,7 @@ def finish_run(
         open_display,
         print_published,
         print_resume_command,
-        say_start_changes,
+        print_start_changes,
     )
     from training.reports.run_report import REPORT_FILE
     from training.steps import pipeline
@@ -229,7 +229,7 @@ def finish_run(
     with open_display(console, process, run) as display, interruptible(process) as interrupted:
         what = f"{config.architecture} on {', '.join(config.data)}"
         display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
-        say_start_changes(display, run)
+        print_start_changes(display, run)
         with print_resume_command(display, run, store.location):
             published = pipeline.finish_run(
                 run,

@@ -53,7 +53,7 @@ def train(
         open_display,
         print_next,
         print_resume_command,
-        say_start_changes,
+        print_start_changes,
     )
     from training.run.data import open_run_data
     from training.run.launch import start_shared_run
@@ -67,7 +67,7 @@ def train(
         ):
             data = open_run_data(run, display.count("checking"), process, images=images)
             display.show_data(data)
-            say_start_changes(display, run)
+            print_start_changes(display, run)
             with print_resume_command(display, run, store):
                 train_run(run, data, display, process, interrupted)
             print_next(display, "training evaluate", run.path)
@@ -146,11 +146,11 @@ def export(console: Console, run: Path) -> None:
     from training.commands.common import print_next
     from training.steps.density import fit_run_density
     from training.steps.export import export as export_run
-    from training.steps.golden import take_golden
+    from training.steps.golden import write_golden
 
     with _opened(console, run) as (opened, data, display):
         export_run(opened)
-        take_golden(opened, data)
+        write_golden(opened, data)
         display.show_density(fit_run_density(opened, data))
         print_next(display, "training gate", run)
 

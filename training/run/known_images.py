@@ -43,7 +43,7 @@ def encode_known_images(scanned: Scan, trained_on: Indices, earlier: KnownImages
 
 def read_known_images(run: RunDirectory) -> KnownImages:
     """Return the images that the initial weights of a run know; empty if none are recorded."""
-    return _read(run.path / KNOWN_IMAGES_FILE) if run.has(KNOWN_IMAGES_FILE) else _none()
+    return _read(run.path / KNOWN_IMAGES_FILE) if run.has(KNOWN_IMAGES_FILE) else _no_images()
 
 
 def read_version_known_images(version: Version) -> KnownImages | None:
@@ -92,7 +92,7 @@ def _short_digests(scanned: Scan, indices: Indices) -> KnownImages:
     return np.array([short_digest(scanned.facts[index].digest) for index in indices], np.uint64)
 
 
-def _none() -> KnownImages:
+def _no_images() -> KnownImages:
     return np.empty(0, np.uint64)
 
 

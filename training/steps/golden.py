@@ -41,7 +41,7 @@ class Probe:
     purpose: str
 
 
-def take_golden(run: Run, data: RunData) -> tuple[Golden, ...]:
+def write_golden(run: Run, data: RunData) -> tuple[Golden, ...]:
     """Write golden images, their pixels and torch's logits into the run; return their blocks."""
     trained = load_trained(run)
     network = trained.inference_network

@@ -20,7 +20,7 @@ from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, calibrate
 from training.steps.density import DENSITY_RECORD, FittedDensity, fit_run_density
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, export
-from training.steps.golden import GOLDEN_FILE, take_golden
+from training.steps.golden import GOLDEN_FILE, write_golden
 from training.steps.progress import Progress
 from training.steps.publish import Published, publish, report_to_publish
 from training.steps.train import train
@@ -134,7 +134,7 @@ def export_and_publish(
         display.announce("export")
         export(run)
     if not run.has(GOLDEN_FILE):
-        take_golden(run, data)
+        write_golden(run, data)
     if not run.has(DENSITY_RECORD):
         display.announce("density")
         display.show_density(fit_run_density(run, data))

@@ -26,7 +26,7 @@ from training.run.directory import Run
 from training.run.known_images import TRAINED_IMAGES_FILE
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, OUTPUTS, export, model_input
-from training.steps.golden import take_golden
+from training.steps.golden import write_golden
 from training.steps.train import train
 
 NAMES = {NOT_WORSE_THAN_LIVE_CHECK, LATENCY_CHECK, SIZE_CHECK, LIVE_READABLE_CHECK}
@@ -71,7 +71,7 @@ def test_worse_slower_and_larger_exports_fail_and_better_ones_pass(
     train(worse, data)
     evaluate(worse, data)
     export(worse)
-    take_golden(worse, data)
+    write_golden(worse, data)
     checks = {check.check: check for check in gate(worse, data, WAIVERS, store)}
     assert checks.keys() & NAMES == NAMES - {LIVE_READABLE_CHECK}
     assert not any(checks[name].passed for name in NAMES - {LIVE_READABLE_CHECK})

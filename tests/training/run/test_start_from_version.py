@@ -37,7 +37,7 @@ from training.steps import cross_validation
 from training.steps.calibrate import calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, OUTPUTS, export, model_input
-from training.steps.golden import take_golden
+from training.steps.golden import write_golden
 from training.steps.publish import publish
 from training.steps.train import train
 
@@ -71,7 +71,7 @@ class FirstVersion:
         evaluate(run, data)
         calibrate(run, data)
         export(run)
-        take_golden(run, data)
+        write_golden(run, data)
         gates.gate(run, data, dict.fromkeys(RUN_CHECKS, "random weights"), self.store)
 
     def start(self, *, data: str, **values: object) -> tuple[Run, RunData]:

@@ -13,7 +13,7 @@ from training.errors import DataError
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.golden_images import RESERVED_STEMS, check_golden_images
-from training.steps.golden import draw_scene, read_golden, synthetic_probes, take_golden
+from training.steps.golden import draw_scene, read_golden, synthetic_probes, write_golden
 
 SCENE = "481f1b988ee456fc8c92d0690c759506d95387138f3a72faba2e12ab0d13707e"
 
@@ -50,7 +50,7 @@ def test_golden_images_of_the_user_come_first(run_copy: Run, tmp_path: Path) -> 
     cat = put(tmp_path, {"my-cat.png": 1}) / "my-cat.png"
     config = run_copy.config.model_copy(update={"golden_images": (str(cat),), "golden_samples": 0})
     run_copy = Run.create_at(run_copy.path, config)
-    first, *others = take_golden(run_copy, open_run_data(run_copy))
+    first, *others = write_golden(run_copy, open_run_data(run_copy))
     assert first.image == "golden/my-cat.png"
     assert (run_copy.path / first.image).read_bytes() == cat.read_bytes()
     assert not any("sample" in block.image for block in others)
