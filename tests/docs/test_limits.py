@@ -9,6 +9,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs/reference/limits.md"
 HTTP: Final = "tests/service/http"
+CHAOS: Final = "tests/service/chaos"
 GRPC: Final = "tests/service/protocols"
 TEST_OF_LIMIT: Final = {
     "request head": f"{HTTP}/test_exact_limits.py::test_bound_of_a_head_is_exact",
@@ -86,7 +87,10 @@ TEST_OF_LIMIT: Final = {
     "::test_idle_connection_is_closed_after_its_time",
     "connections of one client address": f"{HTTP}/test_client_limits.py"
     "::test_connections_of_a_client_are_limited",
-    "connections": "tests/service/chaos/test_chaos_resources.py::test_no_descriptors_left",
+    "connections": f"{CHAOS}/test_chaos_resources.py::test_no_descriptors_left",
+    "threads and processes": f"{CHAOS}/test_chaos_exhaustion.py::test_no_threads_left",
+    "memory of a process, on CPUs": f"{CHAOS}/test_chaos_exhaustion.py"
+    "::test_model_that_allocates_without_end_fails_its_request",
     "requests of one client address per second": f"{HTTP}/test_client_limits.py"
     "::test_requests_of_a_client_are_limited",
     "requests of one API key per second": f"{HTTP}/test_key_lifetime.py::test_limit_over_http",
