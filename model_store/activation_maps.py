@@ -113,7 +113,7 @@ def render_overlays(
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Everything about an overlay that does not depend on the values of its map.
+    """The parts of an overlay that do not depend on the values of its map.
 
     Attributes:
         rows: Interpolates the rows of a map, float32 `[height, rows of the map]`.

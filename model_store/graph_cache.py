@@ -173,7 +173,7 @@ class GraphCache:
 def key_of(digest: str) -> str:
     """The name of an entry: the sha256 of everything that an optimised graph depends on.
 
-    It does not depend on the threads of the session, so sessions that differ in them share the
+    It does not depend on the threads of the session, so sessions with different numbers share the
     mapped weights.
 
     Args:

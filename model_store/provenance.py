@@ -87,7 +87,7 @@ class Imported(FrozenModel):
 
 
 TOP_SCORE_PERCENTILES: Final = (5, 50, 95)
-"""Percentiles of top scores, of the test images as of those that are served."""
+"""Percentiles of the top scores, for the test images and for served images."""
 
 
 class TopScores(FrozenModel):

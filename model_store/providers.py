@@ -78,7 +78,7 @@ def parse_providers(text: str) -> tuple[str, ...]:
 
 
 def has_cpu_providers_only() -> bool:
-    """Whether ONNX Runtime is the package for CPUs."""
+    """Whether the installed ONNX Runtime has providers for CPUs only."""
     return {CPU, _RUNS_NO_MODELS}.issuperset(onnxruntime.get_available_providers())
 
 

@@ -1,4 +1,4 @@
-"""Top scores of the test images, with which an operator compares those of served images."""
+"""Measures the top scores of the test images, to compare them with those of served images."""
 
 import numpy as np
 
