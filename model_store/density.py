@@ -62,10 +62,8 @@ class Density:
     scale: Floats
     threshold: Floats
     energy_slope: Floats = field(default_factory=lambda: np.zeros((), np.float32))
-    _both_whitenings: Floats = field(init=False, repr=False)
-    _shift: Floats = field(init=False, repr=False)
-    _twice_means: Floats = field(init=False, repr=False)
-    _squared_means: Floats = field(init=False, repr=False)
+    _projections: Floats = field(init=False, repr=False)
+    _constants: Floats = field(init=False, repr=False)
     _inverse_scale: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,11 +93,20 @@ class Density:
         # Subtract the centre of the class means: squares of smaller numbers lose less precision.
         shift = self.unit_means.mean(axis=0)
         means = self.unit_means - shift
-        both = np.hstack([self.whitening, self.unit_whitening])
-        object.__setattr__(self, "_both_whitenings", both)
-        object.__setattr__(self, "_shift", shift)
-        object.__setattr__(self, "_twice_means", np.ascontiguousarray(2 * means.T))
-        object.__setattr__(self, "_squared_means", (means * means).sum(axis=1))
+        products = np.column_stack(
+            [
+                2 * self.whitening @ self.mean,
+                2 * self.unit_whitening @ shift,
+                2 * self.unit_whitening @ means.T,
+            ]
+        )
+        projections = np.hstack([self.whitening, self.unit_whitening, products])
+        constants = [self.mean @ self.mean, shift @ shift]
+        constants += ((means * means).sum(axis=1) + 2 * means @ shift).tolist()
+        object.__setattr__(self, "_projections", projections)
+        object.__setattr__(self, "whitening", projections[:, :dims])  # not a second copy
+        object.__setattr__(self, "unit_whitening", projections[:, dims : 2 * dims])
+        object.__setattr__(self, "_constants", np.array(constants, np.float32))
         object.__setattr__(self, "_inverse_scale", 1 / self.scale[:2])
 
     def distances(self, embeddings: Floats) -> Floats:
@@ -111,20 +118,18 @@ class Density:
         Returns:
             float32 `[batch, 2]`: from the mean, and from the nearest class mean.
         """
-        # The service runs this after each batch, with cold caches: few calls, rather than few sums.
-        whitened = embeddings @ self._both_whitenings
-        from_mean, units = whitened[:, : self.mean.size], whitened[:, self.mean.size :]
-        from_mean -= self.mean
-        lengths = np.sqrt(np.vecdot(embeddings, embeddings))
-        units /= np.maximum(lengths, _SHORTEST)[:, np.newaxis]
-        units -= self._shift
-        # |u - m|² = |u|² - 2 u·m + |m|²: one product instead of a difference for each class.
-        to_classes = units @ self._twice_means
-        np.subtract(self._squared_means, to_classes, out=to_classes)
-        distances = np.empty((len(embeddings), 2), np.float32)
-        np.vecdot(from_mean, from_mean, out=distances[:, 0])
-        np.vecdot(units, units, out=distances[:, 1])
-        distances[:, 1] += to_classes.min(axis=1)
+        # |u - m|² = |u|² - 2 u·m + |m|² needs three operations on large arrays. Each of them
+        # releases the GIL to the event loop of the service, and then waits for it.
+        images, dims = embeddings.shape
+        projected = embeddings @ self._projections
+        whitened = projected[:, : 2 * dims].reshape(images, 2, dims)
+        squares, products = np.vecdot(whitened, whitened), projected[:, 2 * dims :]
+        lengths = np.maximum(np.sqrt(np.vecdot(embeddings, embeddings)), _SHORTEST)[:, np.newaxis]
+        products[:, 1:] /= lengths
+        squares[:, 1:] /= lengths * lengths
+        parts = self._constants - products
+        distances = squares + parts[:, :2]
+        distances[:, 1] += parts[:, 2:].min(axis=1)
         np.maximum(distances, 0, out=distances)
         return np.sqrt(distances, out=distances)
 

@@ -10,6 +10,8 @@ import pytest
 
 from model_store.density import Density
 from model_store.errors import ManifestError
+from model_store.sealed_model import load_density, load_variant
+from model_store.store import BUILTIN_ROOT, ModelStore
 
 DIMS, CLASSES = 4, 3
 
@@ -48,6 +50,23 @@ def test_scores_are_standardized_distances_and_the_energy() -> None:
         assert of_energy[image] == pytest.approx(max(standard[2], -2), rel=1e-4, abs=1e-4)
     assert (of_energy == -2).any()
     assert (of_energy > -2).any()
+
+
+@pytest.mark.parametrize("model", ["cifar10", "digits-resnet20", "fashion-resnet20"])
+def test_distances_of_built_in_models_are_precise(model: str) -> None:
+    """In float32, as in float64 with a difference for each class."""
+    with ModelStore(BUILTIN_ROOT).open(model, 1) as version:
+        side = version.manifest.input.height
+        session = load_variant(version, version.manifest.variants[0])
+        density = load_density(version, session.embedding_dims)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
+    _, embeddings = session.run_with_embedding(pixels)
+    exact = embeddings.astype(float)
+    from_mean = np.linalg.norm(exact @ density.whitening - density.mean, axis=1)
+    units = exact / np.linalg.norm(exact, axis=1, keepdims=True) @ density.unit_whitening
+    to_classes = np.linalg.norm(units[:, np.newaxis] - density.unit_means, axis=2).min(axis=1)
+    expected = np.stack([from_mean, to_classes], axis=1)
+    np.testing.assert_allclose(density.distances(embeddings), expected, rtol=1e-4)
 
 
 def test_the_score_of_an_image_does_not_depend_on_its_batch() -> None:
