@@ -128,10 +128,11 @@ class Density:
         products[:, 1:] /= lengths
         squares[:, 1:] /= lengths * lengths
         parts = self._constants - products
-        distances = squares + parts[:, :2]
+        distances: Floats = squares + parts[:, :2]
         distances[:, 1] += parts[:, 2:].min(axis=1)
         np.maximum(distances, 0, out=distances)
-        return np.sqrt(distances, out=distances)
+        np.sqrt(distances, out=distances)
+        return distances
 
     def score(self, embeddings: Floats, energies: Floats) -> tuple[Floats, Floats]:
         """The parts of the density score; their sum is compared with the threshold.
