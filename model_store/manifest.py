@@ -377,8 +377,14 @@ class Manifest(FrozenModel):
         blocks = (self.classifier, self.checkpoint, self.density)
         named |= {block.file for block in blocks if block is not None}
         named |= {self.imported.report} if self.imported else set()
-        named |= {self.training.report} if self.training and self.training.report else set()
+        named |= {self.report_file} if self.report_file else set()
         return named
+
+    @property
+    def report_file(self) -> str | None:
+        """The report of the run, else that of the evaluation; None if there is neither."""
+        of_run = self.training.report if self.training else None
+        return of_run or (self.metrics.report if self.metrics else None)
 
     def to_bytes(self) -> bytes:
         """The bytes of `manifest.json`: UTF-8 JSON, indented by two spaces, ending in a newline."""

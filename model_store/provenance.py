@@ -119,6 +119,13 @@ class Metrics(FrozenModel):
         description="Top scores after calibration, to compare with those of images that are "
         "served; absent in versions of older releases.",
     )
+    report: FilePath | None = Field(
+        default=None,
+        exclude_if=lambda path: path is None,  # older versions of the service reject it
+        description="The report of these measurements, for a version without the report of a run: "
+        "a self-contained HTML page with confusion matrix, calibration and worst mistakes, of at "
+        "most 4 MiB. Absent if the version has none.",
+    )
 
 
 class Signature(FrozenModel):

@@ -47,6 +47,7 @@ SECTIONS: Final[dict[str, tuple[str | None, tuple[Entry, ...]]]] = {
                 ("import", "Publish a network that was trained elsewhere."),
                 ("quantize", "Publish a version in another precision."),
                 ("add-embedding", "Publish an older version with the output `embedding`."),
+                ("add-report", "Publish an older version with a report of its evaluation."),
                 ("fit-density", "Publish an older version with a density to abstain by."),
                 ("experiment", "Repeat the experiments on residual learning."),
                 ("cross-validate", "Measure accuracy by cross-validation."),

@@ -41,7 +41,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("model_not_found", 404, "The store has no model of this name."),
         ("version_not_found", 404, "This version does not exist or is not served."),
         ("alias_not_found", 404, "The model has no alias of this name."),
-        ("report_not_found", 404, "The version has no training report."),
+        ("report_not_found", 404, "The version has no report."),
         ("example_not_found", 404, "The version has no example image of this index."),
         ("no_default_model", 404, "There is no default model. Name a model in the path."),
         ("route_not_found", 404, "There is no such route. `GET /docs` lists them."),

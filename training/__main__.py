@@ -6,6 +6,7 @@ from model_store.command_line import CommandGroup
 from model_store.errors import ModelStoreError
 from training.commands import (
     add_embedding,
+    add_report,
     experiment,
     fit_density,
     import_,
@@ -26,10 +27,10 @@ def main() -> None:
     python -m training run --data PICTURES --model flowers
 
     `run` does all steps, and `resume` continues a stopped run. `retrain` trains a published model
-    on new images, `quantize` makes a version faster, `add-embedding` and `fit-density` add to an
-    older version what newer ones have, and `import` publishes a network that was trained
-    elsewhere. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`, `gate` and
-    `publish` do one step of a run each; `runs`, `compare` and `report` show results.
+    on new images, `quantize` makes a version faster, and `import` publishes a network that was
+    trained elsewhere. `add-embedding`, `fit-density` and `add-report` add to an older version
+    what newer ones have. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`,
+    `gate` and `publish` do one step of a run each; `runs`, `compare` and `report` show results.
     """
 
 
@@ -44,6 +45,7 @@ for command in (
     quantize.quantize,
     add_embedding.add_embedding,
     fit_density.fit_density,
+    add_report.add_report,
     steps.train,
     steps.evaluate,
     steps.calibrate,

@@ -1,4 +1,4 @@
-"""The route of the training report of a version."""
+"""The route of the report of a version: of its training, or of its evaluation."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ _HEADERS: Final = {
 
 
 def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
-    """Build the route of training reports.
+    """Build the route of reports.
 
     It needs a key with the scope `predict` if predictions need one: reports show test images.
     """
@@ -30,12 +30,16 @@ def build_report_router(registry: Registry, keys: ApiKeys) -> APIRouter:
 
     @router.get(
         "/v1/models/{model}/versions/{version}/report",
-        summary="Show the training report of a version",
+        summary="Show the report of a version",
         response_class=HTMLResponse,
         responses=describe_errors(*KEY_ERRORS, *SERVING_ERRORS, "report_not_found"),
     )
     def show_report(model: ModelName, version: VersionNumber) -> HTMLResponse:
-        """Curves, confusion matrix and worst mistakes, whether or not the version serves."""
+        """The report of the training, with curves, confusion matrix and worst mistakes.
+
+        Imported and built-in versions have a report of their evaluation instead, without curves.
+        The version need not serve.
+        """
         return read_report(registry, model, version)
 
     return router
@@ -52,15 +56,15 @@ def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
         raise NotFoundError(f"there is no model {model!r}")
     try:
         with registry.store.open_manifest(model, number) as version:
-            training = version.manifest.training
-        if training is None or training.report is None:
+            file = version.manifest.report_file
+        if file is None:
             raise NotFoundError(
-                f"version {number} of model {model} has no training report; versions that "
-                "`python -m training run` publishes have one",
+                f"version {number} of model {model} has no report; `python -m training run` and "
+                "`import --verify` publish versions with one, and `add-report` adds it",
                 code="report_not_found",
             )
         with registry.store.open(model, number, verify=False) as version:
-            report = version.read_file(training.report, MAX_REPORT_BYTES)
+            report = version.read_file(file, MAX_REPORT_BYTES)
         return HTMLResponse(report, headers=_HEADERS)
     except ModelNotFoundError:
         raise NotFoundError(f"there is no model {model!r}") from None
@@ -70,5 +74,5 @@ def read_report(registry: Registry, model: str, number: int) -> HTMLResponse:
         ) from None
     except ModelStoreError:
         raise NotReadyError(
-            f"the training report of version {number} of model {model} cannot be read at the moment"
+            f"the report of version {number} of model {model} cannot be read at the moment"
         ) from None

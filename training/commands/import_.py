@@ -106,10 +106,17 @@ class ImportRefusedError(click.ClickException):
     help="Keep the weights of a torch network in the version, for `retrain`.",
 )
 @click.option(
+    "--keep-report/--no-keep-report",
+    " /--no-report",
+    default=True,
+    show_default=True,
+    help="Whether the version includes a report of --verify, which shows some of its images.",
+)
+@click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=check_output_file,
-    help="File for the report.  [default: MODEL-import.md]",
+    help="File for the report of the import.  [default: MODEL-import.md]",
 )
 @waive_option(IMPORT_CHECKS)
 @PROMOTE
@@ -127,6 +134,7 @@ def import_network(
     waivers: dict[str, str],
     *,
     keep_checkpoint: bool,
+    keep_report: bool,
     promote: bool,
     **values: Any,
 ) -> None:
@@ -176,7 +184,12 @@ def import_network(
         require_passed(checked.checks)
         display.announce("publish")
         published = publish_import(
-            checked, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
+            checked,
+            model_store,
+            model,
+            promote=promote,
+            keep_checkpoint=keep_checkpoint,
+            keep_report=keep_report,
         )
     if checked.proof == "unproven":
         display.say(

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from model_store.manifest import Check, Outputs, Preprocessing
+from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels
-from model_store.proportions import mcnemar, wilson_interval
+from model_store.proportions import mcnemar
 from model_store.provenance import Metrics
 from model_store.session import Logits, Session, probabilities
 from training.data.decode_workers import decode_threads
@@ -26,7 +25,6 @@ from training.gates.vs_previous_version import SIGNIFICANCE
 from training.importing.candidate import ImportCandidate
 from training.run.inference import run_in_batches
 from training.steps.export import EXPORT_MAX_BATCH_SIZE
-from training.top_scores import measure_top_scores
 
 MIN_VERIFICATION_IMAGES: Final = 10
 MAX_VERIFICATION_IMAGES: Final = 1000
@@ -222,17 +220,3 @@ def _geometry_p_value(own: _LabelScores, other: _LabelScores, needed: int) -> fl
         return 1.0
     gained, lost = (int((a.hits & ~b.hits).sum()) for a, b in ((other, own), (own, other)))
     return min(1.0, 2 * min(_p_value(own, other), mcnemar(lost, gained)))
-
-
-def measure(scores: Logits, labels: Indices, outputs: Outputs) -> Metrics:
-    """Top-1 with its interval, top-5, and the top scores, of scores `[n, classes]`."""
-    top5 = torch.from_numpy(scores).argsort(dim=1, descending=True).numpy()[:, :5]
-    hits = top5 == labels[:, None]
-    correct = int(hits[:, 0].sum())
-    return Metrics(
-        top1=correct / len(labels),
-        top5=int(hits.sum()) / len(labels),
-        test_images=len(labels),
-        top1_interval=wilson_interval(correct, len(labels)),
-        top_scores=measure_top_scores(scores, outputs),
-    )

@@ -17,6 +17,11 @@ from training.importing.candidate import ImportCandidate
 from training.importing.import_report import IMPORT_REPORT
 from training.importing.verification import VerificationResult
 from training.promotion import pin_serving_version
+from training.reports.evaluation_report import (
+    EVALUATION_REPORT_FILE,
+    EvaluatedImages,
+    render_evaluation_report,
+)
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE
 from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published
 
@@ -54,11 +59,18 @@ def apply_waivers(
 
 
 def publish_import(
-    checked: CheckedImport, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool
+    checked: CheckedImport,
+    store: ModelStore,
+    model: str,
+    *,
+    promote: bool,
+    keep_checkpoint: bool,
+    keep_report: bool = True,
 ) -> Published:
     """Seal the next version, and point `production` to it if it is proven.
 
-    If the newest version is the same import, that version is returned.
+    With `keep_report`, the version holds a report of its labelled images. If the newest version is
+    the same import, that version is returned.
 
     Raises:
         GateError: If a check failed without a waiver.
@@ -75,6 +87,10 @@ def publish_import(
         files[CLASSIFIER_FILE] = candidate.classifier
     if keep_checkpoint and candidate.checkpoint is not None:
         files[CHECKPOINT_WEIGHTS_FILE] = candidate.checkpoint
+    metrics = result.metrics
+    if keep_report and metrics is not None and result.evaluated is not None:
+        files[EVALUATION_REPORT_FILE] = _render_report(model, candidate, result.evaluated)
+        metrics = metrics.model_copy(update={"report": EVALUATION_REPORT_FILE})
     manifest: dict[str, Any] = {
         "created_at": now(),
         "input": candidate.input,
@@ -88,7 +104,7 @@ def publish_import(
         if CHECKPOINT_WEIGHTS_FILE in files
         else None,
         "imported": candidate.imported,
-        "metrics": result.metrics,
+        "metrics": metrics,
         "gate": checked.checks,
         "golden": result.golden,
         "proof": checked.proof,
@@ -106,6 +122,20 @@ def publish_import(
     ):
         store.promote(model, version, why=_PROMOTION_REASON)
     return Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
+
+
+def _render_report(model: str, candidate: ImportCandidate, evaluated: EvaluatedImages) -> bytes:
+    images = evaluated.images
+    return render_evaluation_report(
+        model,
+        evaluated,
+        origin=f"{candidate.imported.name}, imported, with {len(candidate.class_names):,} classes.",
+        no_curves="The network was trained elsewhere, so there are no training curves.",
+        data_facts={
+            "data": f"{images.name} (--verify)",
+            "images": f"{len(evaluated.chosen):,} of {len(images):,}",
+        },
+    )
 
 
 def _require_not_built_in(store: ModelStore, model: str) -> None:

@@ -18,12 +18,13 @@ from training.importing.accuracy_checks import (
     VerificationSet,
     check_accuracy,
     decode_images,
-    measure,
     score_labelled,
 )
 from training.importing.candidate import ImportCandidate, open_session
 from training.importing.parity_checks import check_parity
 from training.importing.probes import make_probes, require_finite
+from training.reports.evaluation_report import EvaluatedImages
+from training.steps.evaluate import measure
 from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
 _PARITY_IMAGES: Final = 32
@@ -33,7 +34,8 @@ _PARITY_IMAGES: Final = 32
 class VerificationResult:
     """The outcome of every check, and the parts that a version stores.
 
-    `tolerance` is the largest allowed difference of a score from the reference.
+    `tolerance` is the largest allowed difference of a score from the reference. `metrics` and
+    `evaluated` are about the labelled images; None without them.
     """
 
     checks: tuple[Check, ...]
@@ -41,6 +43,7 @@ class VerificationResult:
     files: Mapping[str, bytes]
     tolerance: float
     metrics: Metrics | None
+    evaluated: EvaluatedImages | None
 
 
 def verify(
@@ -67,12 +70,20 @@ def verify(
     probes = [*_sample_probes(verification_set, golden_samples), *synthetic_probes()]
     golden, files, golden_checks = _golden_proof(candidate, session, probes, tolerance)
     checks += golden_checks
-    metrics = None
+    metrics, evaluated = None, None
     if verification_set is not None and labelled is not None:
         scores = score_labelled(session, labelled, candidate.max_batch_size, progress)
+        require_finite(scores)
+        evaluated = EvaluatedImages(
+            verification_set.images,
+            verification_set.chosen,
+            scores,
+            candidate.outputs,
+            lambda indices: [decode_images(verification_set, indices, candidate.preprocessing)],
+        )
         metrics = measure(scores, verification_set.labels, candidate.outputs)
         checks += check_accuracy(candidate, verification_set, labelled, metrics)
-    return VerificationResult(tuple(checks), golden, files, tolerance, metrics)
+    return VerificationResult(tuple(checks), golden, files, tolerance, metrics, evaluated)
 
 
 def _golden_proof(

@@ -1,8 +1,7 @@
 """The report of a run: one self-contained page, `report.html`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,19 +17,10 @@ from training.errors import RunError
 from training.gates.gate import GATES_FILE, read_checks, read_notices
 from training.gates.vs_previous_version import PREVIOUS_COMPARISON_FILE, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.reports.figures import Line, draw_lines, draw_reliability
+from training.reports.classified import CheckedLabels, describe_predictions, listed_images
+from training.reports.figures import Line, draw_lines
 from training.reports.history import History, read_history
-from training.reports.mistakes import (
-    ClassifiedImage,
-    SplitPredictions,
-    class_metrics,
-    confusion_matrix,
-    likely_wrong_labels,
-    reliability_bins,
-    rows_by_cell,
-    softmax,
-    worst_mistakes,
-)
+from training.reports.mistakes import SplitPredictions, likely_wrong_labels, softmax
 from training.reports.pages import flatten, render_page
 from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
@@ -39,20 +29,12 @@ from training.run.directory import Run
 from training.run.inference import predict
 from training.run.weights import TrainedNetwork, load_trained
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
+from training.steps.density import read_density
 from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
 REPORT_FILE: Final = "report.html"
 PUBLISHED_REPORT_FILE: Final = "published_report.html"
 """The copy for the published version: without the images of the confusion matrix."""
-CELL_THUMBNAILS: Final = 12
-"""Largest number of thumbnails of one cell of the confusion matrix."""
-MATRIX_THUMBNAILS: Final = 1500
-"""Largest number of thumbnails of the whole confusion matrix."""
-MATRIX_CLASSES: Final = 100
-"""From this number of classes, the page lists the most confused pairs instead of the matrix."""
-LISTED_PAIRS: Final = 40
-LISTED_MISTAKES: Final = 24
-LISTED_LABELS: Final = 36
 SMALL_INPUT_SIDE: Final = 64
 SMALL_SAMPLE: Final = 60_000
 """Images checked for wrong labels if inputs are small. Takes 30 s (small network, two cores)."""
@@ -60,37 +42,6 @@ LARGE_SAMPLE: Final = 4096
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (images done, images in total)."""
-
-
-@dataclass(frozen=True)
-class ConfusionCell:
-    """Test images of one label and one predicted class.
-
-    Attributes:
-        share: Share of the label's images.
-        shade: Darkness of the cell, from 0 to 1.
-        shown: Images with a thumbnail.
-    """
-
-    label: int
-    predicted: int
-    images: int
-    share: float
-    shade: float
-    shown: tuple[ClassifiedImage, ...]
-
-    @property
-    def is_correct(self) -> bool:
-        return self.label == self.predicted
-
-
-@dataclass(frozen=True)
-class CheckedLabels:
-    """Number of images of a split that were checked for wrong labels, and their total number."""
-
-    split: str
-    images: int
-    total: int
 
 
 def write_run_report(
@@ -116,14 +67,12 @@ def write_run_report(
     test = _test_predictions(run, data)
     others, checked = _other_predictions(data, load_trained(run), config.seed, progress, process)
     wrong_labels = likely_wrong_labels([test, *others])
-    mistakes = worst_mistakes(test, LISTED_MISTAKES)
-    matrix, has_matrix = confusion_matrix(test), len(data.images.class_names) < MATRIX_CLASSES
-    cells = _confusion_cells(test, matrix, all_cells=has_matrix)
-    listed = [*mistakes, *wrong_labels[:LISTED_LABELS]]
-    listed += [image for cell in cells for image in cell.shown]
+    classified = describe_predictions(test, wrong_labels, data.images.class_names)
+    listed = listed_images(classified)
+    listed += [image for cell in classified["cells"] for image in cell.shown]
     checks, gates_notices = _read_checks(run)
     opened_at = figures.get("opened_at", [])
-    bins = reliability_bins(test)
+    calibration = _read_calibration(run)
     render = partial(
         render_page,
         "report.html.j2",
@@ -132,24 +81,19 @@ def write_run_report(
         recipe_name=Path(config.recipe_name).name,
         recipe=flatten(config.recipe.model_dump(mode="json")),
         changed={change.partition("=")[0].strip() for change in config.changes},
+        images=data.images,
         data=data,
         figures=figures,
-        correct=int(matrix.trace()),
+        **classified,
         opened_at=[opened_at] if isinstance(opened_at, str) else opened_at,
         history=history,
         curves=draw_curves(history, figures["best_epoch"]),
-        classes=class_metrics(matrix, data.images.class_names),
-        matrix=_matrix_rows(cells, len(matrix)) if has_matrix else None,
-        cells=cells,
-        mistakes=int(matrix.sum() - matrix.trace()),
-        worst_mistakes=mistakes,
-        wrong_labels=wrong_labels[:LISTED_LABELS],
-        wrong_labels_total=len(wrong_labels),
         checked_labels=[CheckedLabels("test", len(test.labels), len(test.labels)), *checked],
-        bins=bins,
-        reliability=draw_reliability("calibration", bins),
-        calibration=_read_calibration(run),
-        thumbnails=make_thumbnails(data, [image.index for image in listed], progress),
+        calibration=calibration.calibration,
+        calibrated={"validation": calibration.validation, "test": calibration.test},
+        calibration_notices=calibration.notices,
+        density=read_density(run).density,
+        thumbnails=make_thumbnails(data.chunks, [image.index for image in listed], progress),
         retraining=read_previous_comparison(run) if run.has(PREVIOUS_COMPARISON_FILE) else None,
         checks=checks,
         gates_notices=gates_notices,
@@ -234,48 +178,9 @@ def _draw_sample(indices: Indices, limit: int, seed: int) -> Indices:
     return np.sort(np.random.default_rng(seed).choice(indices, limit, replace=False))
 
 
-def _confusion_cells(
-    test: SplitPredictions, matrix: Indices, *, all_cells: bool
-) -> list[ConfusionCell]:
-    """Cells with images, row by row. Without `all_cells`: only the largest off the diagonal."""
-    rows = rows_by_cell(test)
-    if not all_cells:
-        wrong = [cell for cell in rows if cell[0] != cell[1]]
-        largest = sorted(wrong, key=lambda cell: -len(rows[cell]))[:LISTED_PAIRS]
-        rows = {cell: rows[cell] for cell in largest}
-    limit = _thumbnails_per_cell([len(images) for images in rows.values()])
-    label_counts = matrix.sum(axis=1)
-    shares = {cell: float(len(images) / label_counts[cell[0]]) for cell, images in rows.items()}
-    wrong_shares = (share for (label, predicted), share in shares.items() if label != predicted)
-    largest_wrong = max(wrong_shares, default=1.0)
-    cells = []
-    for (label, predicted), images in rows.items():
-        share = shares[label, predicted]
-        shade = share if label == predicted else float(np.sqrt(share / largest_wrong))
-        shown = tuple(test.image(row) for row in images[:limit].tolist())
-        cells.append(ConfusionCell(label, predicted, len(images), share, shade, shown))
-    return cells
-
-
-def _thumbnails_per_cell(sizes: Sequence[int]) -> int:
-    """The largest number of thumbnails per cell, at least 1, that keeps MATRIX_THUMBNAILS."""
-    for limit in range(CELL_THUMBNAILS, 1, -1):
-        if sum(min(size, limit) for size in sizes) <= MATRIX_THUMBNAILS:
-            return limit
-    return 1
-
-
-def _matrix_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[ConfusionCell | None]]:
-    by_position = {(cell.label, cell.predicted): cell for cell in cells}
-    return [
-        [by_position.get((label, predicted)) for predicted in range(classes)]
-        for label in range(classes)
-    ]
-
-
-def _read_calibration(run: Run) -> RunCalibration | None:
+def _read_calibration(run: Run) -> RunCalibration:
     if not run.has(CALIBRATION_FILE):
-        return None
+        return RunCalibration()
     try:
         return read_calibration(run)
     except RunError as error:

@@ -1,7 +1,7 @@
 """Thumbnails of images as the service sees them, as `data:` URIs."""
 
 import base64
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from model_store.preprocessing import Pixels
+from training.data.image_set import Indices
 from training.data.lazy_columns import encode
-from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
 LOSSLESS_SIDE: Final = 64
 """Images with sides up to this many pixels are stored losslessly in full size."""
@@ -27,11 +27,15 @@ class Thumbnail:
 
 
 def make_thumbnails(
-    data: RunData, indices: Collection[int], progress: Callable[[int, int], None] = lambda *_: None
+    read: Callable[[Indices], Iterable[Pixels]],
+    indices: Collection[int],
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Mapping[int, Thumbnail]:
     """Thumbnails of the images at these positions.
 
     Args:
+        read: Yields the pixels of images in chunks, as `RunData.chunks`.
+        indices: Positions of the images.
         progress: Called with (images done, images in total).
 
     Raises:
@@ -39,10 +43,9 @@ def make_thumbnails(
     """
     wanted = np.array(sorted(set(indices)), np.int64)
     thumbnails: dict[int, Thumbnail] = {}
-    starts = range(0, len(wanted), PIXEL_CHUNK_SIZE)
-    for start, chunk in zip(starts, data.chunks(wanted), strict=True):
-        for index, pixels in zip(wanted[start : start + PIXEL_CHUNK_SIZE], chunk, strict=True):
-            thumbnails[int(index)] = make_thumbnail(pixels)
+    for chunk in read(wanted):
+        for pixels in chunk:
+            thumbnails[int(wanted[len(thumbnails)])] = make_thumbnail(pixels)
         progress(len(thumbnails), len(wanted))
     return thumbnails
 

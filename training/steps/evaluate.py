@@ -10,17 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from model_store.manifest import now
+from model_store.manifest import Calibration, Outputs, now
 from model_store.proportions import wilson_interval
+from model_store.provenance import Metrics
+from model_store.session import Logits
 from training.errors import DivergedError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.weights import load_trained
+from training.top_scores import measure_top_scores
 
 EVALUATION_FILE: Final = "evaluation.json"
 LOGITS_FILE: Final = "evaluation.npz"
+_LOGITS: Final = Outputs()
+_SMALLEST_PROBABILITY: Final = 1e-12
 _REQUIRED_FIGURES: Final = frozenset(
     {"top1", "top1_interval", "top5", "loss", "test_images", "best_epoch"}
 )
@@ -46,27 +51,49 @@ def evaluate(
             f"the network returns NaN or infinity for {broken:,} of {len(test):,} test images: "
             "the training has diverged. Start a new run with a lower optimizer.learning_rate"
         )
-    labels = data.labels(test)
-    matches = logits.argsort(dim=1, descending=True) == labels[:, None]
-    correct = int(matches[:, 0].sum())
+    labels = data.images.labels[test]
+    metrics = measure(logits.numpy(), labels)
     figures = {
         "split": "test",
-        "test_images": len(test),
-        "top1": correct / len(test),
-        "top1_interval": wilson_interval(correct, len(test)),
-        "top5": int(matches[:, :5].sum()) / len(test),
-        "loss": functional.cross_entropy(logits, labels).item(),
-        "ece": expected_calibration_error(logits.softmax(1), labels),
+        **metrics.model_dump(exclude={"top_scores"}),
         "best_epoch": trained.epoch,
         "opened_at": now().isoformat(),
     }
     if process.is_main:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, logits=logits.numpy(), labels=labels.numpy())
+        np.savez_compressed(buffer, logits=logits.numpy(), labels=labels)
         run.write(LOGITS_FILE, buffer.getvalue())
         run.write_json(EVALUATION_FILE, figures)
     process.barrier()
     return figures
+
+
+def measure(
+    scores: Logits,
+    labels: NDArray[np.int64],
+    outputs: Outputs = _LOGITS,
+    calibration: Calibration | None = None,
+) -> Metrics:
+    """Metrics of scores `[n, classes]`, which are logits or probabilities as `outputs` says.
+
+    Only the top scores are calibrated.
+    """
+    given, of_labels = torch.from_numpy(scores), torch.from_numpy(labels)
+    hits = given.argsort(dim=1, descending=True)[:, :5] == of_labels[:, None]
+    correct = int(hits[:, 0].sum())
+    if outputs.kind == "logits":
+        of_classes, log_probabilities = given.softmax(1), given.log_softmax(1)
+    else:
+        of_classes, log_probabilities = given, given.clamp(min=_SMALLEST_PROBABILITY).log()
+    return Metrics(
+        top1=correct / len(labels),
+        top5=int(hits.sum()) / len(labels),
+        test_images=len(labels),
+        top1_interval=wilson_interval(correct, len(labels)),
+        ece=expected_calibration_error(of_classes, of_labels),
+        loss=functional.nll_loss(log_probabilities, of_labels).item(),
+        top_scores=measure_top_scores(scores, outputs, calibration),
+    )
 
 
 def read_figures(run: RunDirectory) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict
 from training.run.weights import load_trained
 
+SAMPLE_PREFIX: Final = "sample-"
 GOLDEN_FILE: Final = "golden/golden.json"
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
 LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders round differently
@@ -46,7 +47,8 @@ def write_golden(run: Run, data: RunData) -> tuple[Golden, ...]:
     trained = load_trained(run)
     network = trained.inference_network
     blocks = []
-    for probe in [*_user_probes(run), *_validation_probes(run, data), *synthetic_probes()]:
+    samples = sample_probes(data, "validation", run.config.golden_samples)
+    for probe in [*_user_probes(run), *samples, *synthetic_probes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
         logits = predict(network, [pixels[np.newaxis].copy()], trained.normalize)[0].numpy()
         block = make_golden_block(probe, logits)
@@ -85,20 +87,22 @@ def _user_probes(run: Run) -> Iterator[Probe]:
         )
 
 
-def _validation_probes(run: Run, data: RunData) -> Iterator[Probe]:
-    """Yield one validation image of each of `golden_samples` classes, the last one also as JPEG."""
-    validation, images = data.split.validation, data.images
-    _, firsts = np.unique(images.labels[validation], return_index=True)
-    chosen = validation[evenly_spaced(firsts, run.config.golden_samples)]
+def sample_probes(
+    data: RunData, split: Literal["validation", "test"], count: int
+) -> Iterator[Probe]:
+    """Yield the first image of each of `count` classes in a split, the last one also as JPEG."""
+    indices, images = vars(data.split)[split], data.images
+    _, firsts = np.unique(images.labels[indices], return_index=True)
+    chosen = indices[evenly_spaced(firsts, count)]
     for position, index in enumerate(chosen, start=1):
         encoded, label = images.encoded[index], images.class_names[images.labels[index]]
-        purpose = f"an image of the validation split, class {label}"
-        yield Probe(f"sample-{position}.{_suffix(encoded)}", encoded, purpose)
+        purpose = f"an image of the {split} split, class {label}"
+        yield Probe(f"{SAMPLE_PREFIX}{position}.{_suffix(encoded)}", encoded, purpose)
     if len(chosen):
         opened = Image.open(io.BytesIO(images.encoded[chosen[-1]]))
         image = to_rgb(opened, data.preprocessing.background)
         encoded = encode(image, "JPEG", quality=90)
-        yield Probe("sample-jpeg.jpg", encoded, "the same image after JPEG")
+        yield Probe(f"{SAMPLE_PREFIX}jpeg.jpg", encoded, "the same image after JPEG")
 
 
 def _suffix(encoded: bytes) -> str:

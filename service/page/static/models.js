@@ -156,10 +156,11 @@ function renderDetails(found, openReport) {
     found.imported && ["Imported from", `${found.imported.name} (${found.imported.kind})`],
     found.derived_from && ["Derived from", `${found.derived_from.model} version ${found.derived_from.version ?? "?"}`],
   ].filter(Boolean);
+  const report = found.training?.report ? "Training report" : found.metrics?.report && "Evaluation report";
   return element(
     "div", { class: "details" },
-    found.training?.report && element("p", {}, button("Training report", openReport,
-      { "aria-label": `Training report of ${found.model} version ${found.version}, in a new tab` })),
+    report && element("p", {}, button(report, openReport,
+      { "aria-label": `${report} of ${found.model} version ${found.version}, in a new tab` })),
     element("dl", {}, facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
     checks.length > 0 && renderChecks(checks),
   );

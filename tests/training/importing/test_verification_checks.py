@@ -19,7 +19,6 @@ from training.importing import accuracy_checks
 from training.importing.accuracy_checks import (
     VerificationSet,
     check_accuracy,
-    measure,
     open_verification_set,
     score_labelled,
 )
@@ -31,6 +30,7 @@ from training.importing.parity_checks import check_parity
 from training.importing.presets import PRESETS
 from training.importing.probes import make_probes, score_spread
 from training.importing.verification import verify
+from training.steps.evaluate import measure
 
 COLOURS = ("red", "green", "blue")
 PROBES = 32

@@ -18,7 +18,8 @@ from PIL import Image
 from model_store.store import ModelStore
 from training.errors import RunError
 from training.gates.gate import GATES_FILE, gate
-from training.reports import run_report
+from training.reports import classified, run_report
+from training.reports.confusion import CELL_THUMBNAILS
 from training.reports.mistakes import (
     SplitPredictions,
     class_metrics,
@@ -28,7 +29,6 @@ from training.reports.mistakes import (
 )
 from training.reports.pages import format_percent
 from training.reports.run_report import (
-    CELL_THUMBNAILS,
     PUBLISHED_REPORT_FILE,
     REPORT_FILE,
     write_run_report,
@@ -389,7 +389,7 @@ def test_the_page_states_samples_and_openings_of_the_test_split(
 def test_many_classes_become_a_list_of_the_most_confused_pairs(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_report, "MATRIX_CLASSES", 10)
+    monkeypatch.setattr(classified, "MATRIX_CLASSES", 10)
     monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     page = written(digits.copy(tmp_path), digits.data)
     wrong = {place: images for place, images in digits.page.cells.items() if place[0] != place[1]}

@@ -62,10 +62,10 @@ def test_each_thumbnail_is_made_once(finished_run: Run) -> None:
     data = open_run_data(finished_run)
     progress: list[tuple[int, int]] = []
     thumbnails = make_thumbnails(
-        data, [7, 3, 7, 900], lambda done, total: progress.append((done, total))
+        data.chunks, [7, 3, 7, 900], lambda done, total: progress.append((done, total))
     )
     assert list(thumbnails) == [3, 7, 900]
     assert progress == [(3, 3)]
     (pixels,) = data.chunks(np.array([900]))
     assert thumbnails[900] == make_thumbnail(pixels[0])
-    assert make_thumbnails(data, []) == {}
+    assert make_thumbnails(data.chunks, []) == {}
