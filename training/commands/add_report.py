@@ -59,7 +59,7 @@ def add_report(
     """
     check_version(model, store)
     check_sources(data, data_dir)
-    from training.commands.common import print_published, say_other_data
+    from training.commands.common import print_data_note, print_published
     from training.display import TrainingDisplay
     from training.quantization.publication import open_source_version
     from training.quantization.version_data import open_version_data
@@ -72,7 +72,7 @@ def add_report(
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"report of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
-        say_other_data(display, version, run_data)
+        print_data_note(display, version, run_data)
         published, metrics = publish_with_report(
             version, run_data, model_store, examples, display.count("running"), promote=promote
         )

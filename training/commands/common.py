@@ -87,7 +87,7 @@ def open_display(console: Console, process: DistributedProcess, run: Run) -> Tra
 
 @contextlib.contextmanager
 def print_resume_command(
-    display: TrainingDisplay, run: Run, store: StoreLocation
+    display: TrainingDisplay, run: Run, store: StoreLocation, *options: str
 ) -> Iterator[None]:
     """If the run is interrupted, print the command that resumes it and exit with 130."""
     try:
@@ -95,7 +95,7 @@ def print_resume_command(
     except InterruptedRunError as error:
         display.say(str(error))
         command = as_called("training resume").split()
-        display.say_command("resume with", *command, run.path, "--store", store)
+        display.say_command("resume with", *command, run.path, "--store", store, *options)
         sys.exit(128 + signal.SIGINT)
 
 

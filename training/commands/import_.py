@@ -17,6 +17,7 @@ from training.commands.early_checks import (
 )
 from training.commands.import_options import EXISTING_FILE, input_options
 from training.commands.options import (
+    INT8,
     PROMOTE,
     SIGN_KEY,
     STORE,
@@ -120,6 +121,7 @@ class ImportRefusedError(click.ClickException):
 )
 @waive_option(IMPORT_CHECKS)
 @PROMOTE
+@INT8
 @pass_console
 def import_network(
     console: Console,
@@ -136,6 +138,7 @@ def import_network(
     keep_checkpoint: bool,
     keep_report: bool,
     promote: bool,
+    int8: bool,
     **values: Any,
 ) -> None:
     """Import a network that was trained elsewhere: from torchvision, torch weights or ONNX.
@@ -157,7 +160,10 @@ def import_network(
     """
     with _exit_code_2():
         _check_options(values)
+        if int8 and not folder:
+            raise click.UsageError("--int8 needs labelled images to check it; give --verify FOLDER")
     from training.commands.common import print_published
+    from training.commands.conversion import add_int8
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.importing.accuracy_checks import open_verification_set
@@ -191,6 +197,10 @@ def import_network(
             keep_checkpoint=keep_checkpoint,
             keep_report=keep_report,
         )
+    if int8:
+        with display:
+            sources = (str(folder),)
+            published = add_int8(display, model_store, model, published, sources, promote=promote)
     if checked.proof == "unproven":
         display.say(
             f"{model} version {published.version} is unproven; import it with --verify FOLDER to "

@@ -82,6 +82,13 @@ SIGN_KEY = click.option(
     show_envvar=True,
     help="Sign the version with this Ed25519 private key (a PEM file).",
 )
+INT8 = click.option(
+    "--int8/--no-int8",
+    default=False,
+    show_default=True,
+    help="Then also publish the version with INT8, as `quantize` does, and show what that gains "
+    "and costs. If a check fails, the version stays in fp32.",
+)
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(exists=True, path_type=Path),

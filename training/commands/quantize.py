@@ -92,14 +92,12 @@ def quantize(
     check_version(model, store)
     check_sources(data, data_dir)
     from training.commands.common import print_data_note, print_published
+    from training.commands.conversion import convert
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.quantization.publication import open_source_version, publish_variant
     from training.quantization.quantized_variant import QuantizationSettings
-    from training.quantization.refusal import describe_refusal
-    from training.quantization.variants import make_variant
     from training.quantization.version_data import open_version_data
-    from training.tables import sensitivity_table
 
     model_store = open_store(store, signing_key=signing_key)
     model_store.create()
@@ -110,17 +108,7 @@ def quantize(
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
         print_data_note(display, version, run_data)
-        quantized = make_variant(version, run_data, settings, waivers, display.count)
-        if quantized.sensitivities:
-            display.show(sensitivity_table(quantized.sensitivities, quantized.fp32_layers))
-        display.show_checks(quantized.checks)
-        fp32_top1, top1 = quantized.top1
-        display.say(
-            f"test accuracy {top1:.2%} in {precision}, {fp32_top1:.2%} in fp32, "
-            f"{len(run_data.split.test):,} images"
-        )
-        for sentence in describe_refusal(quantized, run_data.images, settings):
-            display.say(sentence)
+        quantized = convert(display, version, run_data, settings, waivers)
         require_passed(quantized.checks)
         published = publish_variant(version, quantized, model_store, promote=promote)
         print_published(display, version.model, published, store)

@@ -12,6 +12,7 @@ from model_store.open_store import StoreLocation, open_store
 from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_model_name, check_retraining
 from training.commands.options import (
+    INT8,
     PROMOTE,
     SIGN_KEY,
     STORE,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
+@INT8
 @compute_options
 @pass_console
 def retrain(
@@ -65,6 +67,7 @@ def retrain(
     compute: ComputeOptions,
     *,
     promote: bool,
+    int8: bool,
     **values: Any,
 ) -> None:
     """Train a published version further on new images, and publish the next version.
@@ -87,4 +90,6 @@ def retrain(
     request = build_request(values, retrain=version)
     with join_processes(compute) as process:
         run, images = start_shared_run(request, runs, model_store, process)
-        finish_run(console, run, model_store, waivers, process, promote=promote, images=images)
+        finish_run(
+            console, run, model_store, waivers, process, promote=promote, int8=int8, images=images
+        )

@@ -14,6 +14,7 @@ from training.commands.compute_options import ComputeOptions, compute_options
 from training.commands.early_checks import check_sources
 from training.commands.options import (
     DATA_DIR,
+    INT8,
     PROMOTE,
     RUN,
     SIGN_KEY,
@@ -27,9 +28,11 @@ from training.gates.waivers import RUN_CHECKS
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
     from training.data.sources import ImageSet
+    from training.display import TrainingDisplay
     from training.learning.distributed import DistributedProcess
     from training.run.directory import Run
     from training.run.request import RunRequest
+    from training.steps.publish import Published
 
 
 @click.command()
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
+@INT8
 @compute_options
 @click.option(
     "--prove-resume/--no-prove-resume",
@@ -70,6 +74,7 @@ def run(
     compute: ComputeOptions,
     *,
     promote: bool,
+    int8: bool,
     prove_resume: bool,
     on_ray: bool,
     ray_processes: int | None,
@@ -95,7 +100,9 @@ def run(
             run, images = start_shared_run(request, runs, opened, process)
             if prove_resume:
                 _prove_resume(console, run, process, images)
-            finish_run(console, run, opened, waivers, process, promote=promote, images=images)
+            finish_run(
+                console, run, opened, waivers, process, promote=promote, int8=int8, images=images
+            )
 
     if on_ray:
         from training.run.ray_cluster import run_on_ray
@@ -117,6 +124,7 @@ def run(
 @SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
+@INT8
 @compute_options
 @pass_console
 def resume(
@@ -130,6 +138,7 @@ def resume(
     compute: ComputeOptions,
     *,
     promote: bool,
+    int8: bool,
 ) -> None:
     """Continue a run that was stopped, or publish one whose failed checks you waive.
 
@@ -146,7 +155,7 @@ def resume(
     if data or data_dir:
         opened = move_data(opened, data, data_dir)
     with join_processes(compute) as process:
-        finish_run(console, opened, model_store, waivers, process, promote=promote)
+        finish_run(console, opened, model_store, waivers, process, promote=promote, int8=int8)
 
 
 @click.command(name="cross-validate")
@@ -211,6 +220,7 @@ def finish_run(
     process: DistributedProcess,
     *,
     promote: bool,
+    int8: bool,
     images: ImageSet | None = None,
 ) -> None:
     """Do all steps that are left, and print the result."""
@@ -230,7 +240,8 @@ def finish_run(
         what = f"{config.architecture} on {', '.join(config.data)}"
         display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
         print_start_changes(display, run)
-        with print_resume_command(display, run, store.location):
+        options = ("--int8",) if int8 else ()
+        with print_resume_command(display, run, store.location, *options):
             published = pipeline.finish_run(
                 run,
                 store,
@@ -244,7 +255,19 @@ def finish_run(
         display.say(describe_accuracy(run))
         if published:
             display.say(f"report: {run.path / REPORT_FILE}")
+            if int8:
+                published = _add_int8(display, run, store, published, promote=promote)
             print_published(display, config.model, published, store.location)
+
+
+def _add_int8(
+    display: TrainingDisplay, run: Run, store: ModelStore, fp32: Published, *, promote: bool
+) -> Published:
+    from training.commands.conversion import add_int8
+
+    config = run.config
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    return add_int8(display, store, config.model, fp32, config.data, data_dir, promote=promote)
 
 
 def _prove_resume(

@@ -65,3 +65,20 @@ class QuantizedVariant:
     sensitivities: tuple[Sensitivity, ...] = ()
     changed: tuple[ChangedLabel, ...] = ()
     changed_golden: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed without a waiver."""
+        return all(check.passed for check in self.checks)
+
+    def describe_effect(self, test_images: int) -> str:
+        """What the conversion costs and gains: accuracy, size and speed."""
+        fp32_top1, top1 = self.top1
+        measured = {check.check: check.value for check in self.checks}
+        effect = (
+            f"test accuracy {top1:.2%} in {self.precision}, {fp32_top1:.2%} in fp32 "
+            f"({100 * (top1 - fp32_top1):+.2f} points), {test_images:,} images; "
+            f"{measured['size']:.2f} times the size"
+        )
+        speed = measured.get("speed")
+        return effect if speed is None else f"{effect}, {speed:.2f} times the speed here"
