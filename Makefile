@@ -31,7 +31,7 @@ IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
 FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
 AGAIN = --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1
 CIFAR10_DATA = --data "$(CIFAR10)" --image-size 32 --recipe photographs \
-  --golden-samples 0 --golden-image docs/images/cat.jpg
+  --golden-samples 10 --golden-image docs/images/cat.jpg
 CIFAR10_RUN = $(TRAINING)/bin/python -m training run $(CIFAR10_DATA) $(INTO_BUILD)
 CIFAR10_LAST = --start cifar10-second $(AGAIN) --set augmentation.erase=0.25
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -130,9 +130,9 @@ builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FAS
 	  echo "make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store build/runs
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 \
-	  --no-checkpoint $(INTO_BUILD)
+	  --no-checkpoint --golden-samples 10 --int8 $(INTO_BUILD)
 	$(TRAINING)/bin/python -m training run --data fashion-mnist $(FASHION_DIR) --arch resnet20 \
-	  --model fashion-resnet20 --no-checkpoint --golden-samples 0 $(INTO_BUILD)
+	  --model fashion-resnet20 --no-checkpoint --golden-samples 10 --int8 $(INTO_BUILD)
 	$(CIFAR10_RUN) --arch resnet32 --model cifar10-first
 	$(CIFAR10_RUN) --start cifar10-first $(AGAIN) --model cifar10-second
 	$(CIFAR10_RUN) $(CIFAR10_LAST) --model cifar10-twin --runs build/runs/twin
@@ -140,10 +140,17 @@ builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FAS
 	  --set learn_validation=true --model cifar10 --store build/store --runs build/runs/final
 	$(TRAINING)/bin/python -m training evaluate build/runs/final/*
 	$(TRAINING)/bin/python -m training calibrate build/runs/final/* --twin build/runs/twin/*
-	$(TRAINING)/bin/python -m training resume build/runs/final/* $(INTO_BUILD)
+	$(TRAINING)/bin/python -m training resume build/runs/final/* --int8 $(INTO_BUILD)
+	$(MAKE) builtin-copy
+
+.PHONY: builtin-copy
+builtin-copy: # The newest version of each model, which has INT8, ships as version 1.
 	rm -rf model_store/builtin/*
-	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 \
-	  model_store/builtin/
+	for model in digits-resnet20 fashion-resnet20 cifar10; do \
+	  newest=$$(ls build/store/$$model | grep -x '[0-9]*' | sort -n | tail -1); \
+	  mkdir model_store/builtin/$$model && \
+	  cp -R build/store/$$model/$$newest model_store/builtin/$$model/1 || exit 1; \
+	done
 
 lock: $(CI)/.installed ## Update the pinned versions and hashes of the images
 	$(COMPILE) --upgrade --extra service pyproject.toml --output-file requirements/service.txt

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from model_store import golden
-from model_store.sealed_model import load_density
+from model_store.manifest import Precision
+from model_store.sealed_model import load_density, load_variant
 from model_store.session import Session
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
 from model_store.uncertainty import energy
+from model_store.version import MAX_REPORT_BYTES
 
 STORE = ModelStore(BUILTIN_ROOT, builtin_root=None)
-MAX_BYTES = {"cifar10": 4_100_000, "digits-resnet20": 1_500_000, "fashion-resnet20": 1_500_000}
+MAX_BYTES = {"cifar10": 5_000_000, "digits-resnet20": 1_800_000, "fashion-resnet20": 1_800_000}
 
 
 def test_the_default_model_ships() -> None:
@@ -38,11 +40,46 @@ def test_a_built_in_model_is_proven_here_and_names_its_origin(model: str) -> Non
         assert "dirty" not in manifest.training.git_commit
 
 
-def test_the_photograph_of_the_guides_is_accepted_and_noise_is_refused() -> None:
+@pytest.mark.parametrize("model", STORE.models())
+def test_a_built_in_model_has_a_proven_int8_variant(model: str) -> None:
+    """It passes its gates, the density's among them, and is smaller and faster than fp32."""
+    with STORE.open(model, 1) as version:
+        variant = version.variant("int8")
+        golden.prove_numerics(version, load_variant(version, variant), "int8")
+        assert all(check.passed for check in variant.gate)
+        measured = {check.check: check for check in variant.gate}
+        assert {"top1_loss", "abstained", "calibration_error"} <= set(measured)
+        assert measured["density_abstained"].value < 0.05
+        assert measured["size"].value < 0.4
+        assert measured["speed"].value > 1.5
+
+
+@pytest.mark.parametrize("model", STORE.models())
+def test_a_built_in_model_shows_images_of_its_data_and_its_evaluation(model: str) -> None:
+    """An image of each class, which the model gets right but for few, and a report."""
+    with STORE.open(model, 1) as version:
+        manifest = version.manifest
+        samples = [each for each in manifest.golden if " split, class " in each.purpose]
+        labels = [each.purpose.rpartition("class ")[2] for each in samples]
+        assert sorted(labels) == sorted(manifest.class_names)
+        predicted = [manifest.class_names[int(np.argmax(each.logits))] for each in samples]
+        assert sum(map(str.__eq__, labels, predicted)) >= 8
+        assert manifest.report_file is not None
+        page = version.read_file(manifest.report_file, MAX_REPORT_BYTES).decode()
+        for section in ("confusion", "worst", "calibration"):
+            assert f'<section id="{section}">' in page
+        assert manifest.metrics is not None
+        assert f"{manifest.metrics.top1:.2%}" in page
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_photograph_of_the_guides_is_accepted_and_noise_is_refused(
+    precision: Precision,
+) -> None:
     """By the density of the default model."""
     with STORE.open(BUILTIN_DEFAULT_MODEL, 1) as version:
         manifest = version.manifest
-        session = Session(version.path("model.onnx"), manifest.input, manifest.outputs)
+        session = load_variant(version, version.variant(precision))
         density = load_density(version, session.embedding_dims)
         assert density is not None
         (cat,) = (image for image in manifest.golden if image.image == "golden/cat.jpg")

@@ -7,15 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from older_digits import BUILTIN, DIGITS, publish_older_digits
 
 from model_store.golden import prove
 from model_store.manifest import Outputs
 from model_store.sealed_model import load_variant
 from model_store.store import BUILTIN_ROOT, ModelStore
 from training.__main__ import main
-
-DIGITS = "digits-resnet20"
-BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
 
 
 def add_embedding(store: Path, *words: str) -> Result:
@@ -27,20 +25,13 @@ def add_embedding(store: Path, *words: str) -> Result:
 @pytest.fixture
 def older(tmp_path: Path) -> ModelStore:
     """A store with the built-in model as releases before 3.0 published it: without embedding."""
-    store = ModelStore(tmp_path / "store")
-    store.root.mkdir()
     with BUILTIN.open(DIGITS, 1) as version:
-        manifest = version.manifest
         model = onnx.load(version.path("model.onnx"))
-        for part in (model.graph.node, model.graph.output):
-            part.remove(next(entry for entry in part if entry.name == "embedding"))
-        fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-        files = {entry.path: version.read_file(entry.path) for entry in manifest.files}
-        del fields["files"], fields["model"]
-        fields |= {"outputs": Outputs(features="features"), "density": None}
-        del files["density.npz"]
-        store.publish(DIGITS, fields, {**files, "model.onnx": model.SerializeToString()})
-    return store
+    for part in (model.graph.node, model.graph.output):
+        part.remove(next(entry for entry in part if entry.name == "embedding"))
+    changes = {"outputs": Outputs(features="features"), "density": None}
+    files = {"model.onnx": model.SerializeToString()}
+    return publish_older_digits(tmp_path / "store", files, **changes)
 
 
 def test_the_next_version_has_an_embedding_and_the_same_logits(older: ModelStore) -> None:

@@ -5,16 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from older_digits import BUILTIN, DIGITS, publish_older_digits
 
 from model_store.sealed_model import load_density, load_variant
-from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.uncertainty import energy
 from training.__main__ import main
 from training.density_of_version import publish_with_density
 from training.errors import CalibrationError
 from training.quantization.version_data import open_version_data
-
-DIGITS = "digits-resnet20"
 
 
 def fit_density(store: Path, *words: str) -> Result:
@@ -25,9 +23,10 @@ def fit_density(store: Path, *words: str) -> Result:
 
 def test_the_next_version_abstains_by_its_density(tmp_path: Path) -> None:
     """The command finds the data itself. Noise is refused, and 2 to 5 % of the test images."""
-    result = fit_density(tmp_path / "store", DIGITS)
+    store = publish_older_digits(tmp_path / "store", density=None)
+    result = fit_density(store.root, DIGITS)
     assert result.exit_code == 0, result.output
-    with ModelStore(tmp_path / "store").open(DIGITS, 1) as version:
+    with store.open(DIGITS, 2) as version:
         manifest = version.manifest
         assert manifest.density is not None
         assert manifest.density.abstained is not None
@@ -45,11 +44,11 @@ def test_the_next_version_abstains_by_its_density(tmp_path: Path) -> None:
 
 def test_the_built_in_density_is_made_by_this_command(tmp_path: Path) -> None:
     """The values are equal within rounding of another machine."""
-    assert fit_density(tmp_path / "store", DIGITS).exit_code == 0
-    stores = ModelStore(tmp_path / "store"), ModelStore(BUILTIN_ROOT, builtin_root=None)
+    store = publish_older_digits(tmp_path / "store")
+    assert fit_density(store.root, DIGITS).exit_code == 0
     densities = []
-    for store in stores:
-        with store.open(DIGITS, 1) as version:
+    for each, number in ((store, 2), (BUILTIN, 1)):
+        with each.open(DIGITS, number) as version:
             densities.append(load_density(version, 64))
     fitted, sealed = densities
     assert fitted is not None
@@ -60,20 +59,28 @@ def test_the_built_in_density_is_made_by_this_command(tmp_path: Path) -> None:
 
 def test_too_few_images_publish_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.steps.density_fit.MIN_IMAGES_PER_DIM", 1000)
-    store = ModelStore(tmp_path / "store")
-    store.root.mkdir()
+    store = publish_older_digits(tmp_path / "store")
     with store.open(DIGITS, 1) as version:
         data = open_version_data(version, ())
         with pytest.raises(CalibrationError, match="too few"):
             publish_with_density(version, data, store, promote=True)
-    assert store.layer(DIGITS) == "built-in"
+    assert store.versions(DIGITS) == [1]
 
 
 def test_a_density_that_refuses_too_many_test_images_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.steps.density_fit.most_refused", lambda images: images // 2)
-    result = fit_density(tmp_path / "store", DIGITS)
+    store = publish_older_digits(tmp_path / "store")
+    result = fit_density(store.root, DIGITS)
     assert result.exit_code == 1
     assert "no density" in result.output
-    assert ModelStore(tmp_path / "store").layer(DIGITS) == "built-in"
+    assert store.versions(DIGITS) == [1]
+
+
+def test_a_version_with_int8_is_left_alone(tmp_path: Path) -> None:
+    """The density of its INT8 variant would be unchecked; the built-in model is one."""
+    result = fit_density(tmp_path / "store", DIGITS)
+    assert result.exit_code == 1
+    assert "other variants than fp32" in result.output
+    assert DIGITS not in [path.name for path in (tmp_path / "store").iterdir()]

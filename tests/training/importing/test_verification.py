@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from foreign_graphs import LABELS, SIZE, colour_graph, foreign_graph, write, write_labels
+from html_page import Page
 from onnx import numpy_helper
 from PIL import Image
 from server_process import running
@@ -78,6 +79,24 @@ def test_labelled_images_prove_and_promote_a_version(tmp_path: Path, pictures: P
         assert manifest.imported is not None
         assert manifest.imported.name == "foreign.onnx"
         assert '"proven"' in version.path(manifest.imported.report).read_text()
+
+
+def test_the_version_holds_a_report_of_the_labelled_images(tmp_path: Path, pictures: Path) -> None:
+    """With `--no-report` it does not. `--int8` says what it would cost, or that it cannot be."""
+    store = ModelStore(tmp_path / "store", builtin_root=None)
+    for words, file in ((("--int8",), "report.html"), (("--no-report",), None)):
+        result = import_into(tmp_path, colour_graph(), "--verify", pictures, *words)
+        assert result.exit_code == 0, result.output
+        with store.open("m", store.resolve("m")) as version:
+            assert version.manifest.report_file == file
+            assert [block.precision for block in version.manifest.variants] == ["fp32"]
+            if file:
+                assert "int8 of m/1" in result.output
+                assert "in fp32 only" in result.output
+                page = Page(version.read_file(file))
+                assert 'id="confusion"' in page.source
+                assert "100.00%" in page.source
+                assert 'id="curves"' not in page.source
 
 
 def test_without_labelled_images_a_version_is_unproven_and_not_promoted(

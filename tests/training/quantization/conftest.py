@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
+from older_digits import DIGITS, publish_older_digits
 
-from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
 from training.quantization.version_data import open_version_data
 from training.run.data import RunData
 
-DIGITS = "digits-resnet20"
-
 
 @pytest.fixture(scope="session")
-def digits() -> Iterator[Version]:
-    with ModelStore(BUILTIN_ROOT, builtin_root=None).open(DIGITS, 1) as version:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Version]:
+    """In fp32 only."""
+    store = publish_older_digits(tmp_path_factory.mktemp("digits") / "store")
+    with store.open(DIGITS, 1) as version:
         yield version
 
 
