@@ -51,7 +51,8 @@ class ExplainedLabel(DeferredModel):
         list[list[float]] | None,
         Field(
             description="With `explain=map`: the class-activation map, in rows from the top of "
-            "`region`. Its mean plus `bias` is the logit (Zhou et al. 2016)."
+            "`region`. Its mean plus `bias` is the logit (Zhou et al. 2016), in "
+            "INT8 within the rounding of its last layer."
         ),
     ] = None
     bias: float | None = None

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -18,14 +19,31 @@ GOLDEN = BUILTIN_ROOT / "cifar10/1/golden"
 CAT = (GOLDEN / "cat.jpg").read_bytes()
 
 
+@contextmanager
+def serving_builtin(precision: str) -> Iterator[httpx.Client]:
+    words = ("--store", "no-store-of-a-test", "--precision", precision)
+    with running(*words) as server, server.announced().client() as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def builtin() -> Iterator[httpx.Client]:
-    with running("--store", "no-store-of-a-test") as server, server.announced().client() as client:
+    with serving_builtin("fp32") as client:
         yield client
 
 
 def test_map_explains_the_score(builtin: httpx.Client) -> None:
     """The softmax of mean(map) + bias over the temperature is the score of every label."""
+    check_map(builtin, 1e-5)
+
+
+def test_map_explains_the_score_of_int8_within_its_rounding() -> None:
+    with serving_builtin("int8") as client:
+        assert client.get("/v1/models/cifar10").json()["precision"] == "int8"
+        check_map(client, 1e-3)
+
+
+def check_map(builtin: httpx.Client, tolerance: float) -> None:
     temperature = builtin.get("/v1/models/cifar10").json()["calibration"]["temperature"]
     (result,) = builtin.post("/v1/predict?explain=map&top_k=10", content=CAT).json()["results"]
     explained = result["explanation"]["labels"]
@@ -35,7 +53,7 @@ def test_map_explains_the_score(builtin: httpx.Client) -> None:
     logits = np.array([np.mean(each["map"]) + each["bias"] for each in explained])
     powers = np.exp((logits - logits.max()) / temperature)
     scores = [each["score"] for each in result["predictions"]]
-    np.testing.assert_allclose(powers / powers.sum(), scores, atol=1e-5)
+    np.testing.assert_allclose(powers / powers.sum(), scores, rtol=0, atol=tolerance)
     assert result["explanation"]["image"] == {"width": 451, "height": 300}
     region = result["explanation"]["region"]
     assert (region["top"], region["height"]) == (0, 300)

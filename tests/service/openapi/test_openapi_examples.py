@@ -51,8 +51,6 @@ def test_every_example_is_answered(client: httpx.Client) -> None:
     assert refused == {
         # The example names the model that answers without a name, which must not be unloaded.
         ("post", "/v2/repository/models/{model}/unload"): 409,
-        # The version was published without a report.
-        ("get", "/v1/models/{model}/versions/{version}/report"): 404,
     }
 
 
