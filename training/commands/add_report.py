@@ -11,7 +11,7 @@ from rich.console import Console
 from model_store.open_store import StoreLocation, open_store
 from training.commands.early_checks import check_sources, check_version
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console
-from training.promotion import require_holdable
+from training.promotion import check_no_promote
 
 if TYPE_CHECKING:
     from model_store.signature import SigningKey
@@ -68,7 +68,7 @@ def add_report(
     model_store = open_store(store, signing_key=signing_key)
     model_store.create()
     if not promote:
-        require_holdable(model_store, model.partition("/")[0])
+        check_no_promote(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"report of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
