@@ -1,6 +1,6 @@
 """Two containers train together by torchrun and gloo; one is killed and comes back.
 
-The containers mount the training environment of this checkout, because its image has 7 GB.
+The containers mount an environment of this checkout with PyTorch, because its image has 7 GB.
 """
 
 import json
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from compose_project import BASE_IMAGE, REPOSITORY, Project, started
 
-PYTHON = REPOSITORY / ".venv/training/bin/python"
+ENVIRONMENTS = [REPOSITORY / ".venv" / name / "bin/python" for name in ("ci", "training")]
+PYTHON = next((path for path in ENVIRONMENTS if path.exists()), ENVIRONMENTS[-1])
 # Five steps per epoch. Each step has the images of both containers.
 TRAINING = (
     *("-m", "training", "train", "--data", "digits", "--threads", "1", "--device", "cpu"),
