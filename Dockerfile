@@ -38,12 +38,13 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     INSTALL="python -m pip --python /opt/resident/bin/python install --require-hashes"
 
-# Removes tests and tools of dependencies that serving never imports.
+# The last step removes tests and tools of dependencies that serving never imports.
 FROM builder AS service-environment
-ARG EXTRAS
 COPY requirements/service.txt .
+RUN $INSTALL -r service.txt
+ARG EXTRAS
 COPY requirements/extras extras
-RUN $INSTALL -r service.txt $(for extra in $EXTRAS; do echo "-r extras/$extra.txt"; done) \
+RUN for extra in $EXTRAS; do $INSTALL -r "extras/$extra.txt" || exit 1; done \
  && cd /opt/resident/lib/python3*/site-packages \
  && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools \
       onnxruntime/datasets numpy/distutils numpy/f2py numpy/_core/include numpy/_core/lib \
