@@ -202,7 +202,7 @@ class Batcher:
         trace: BatchTrace | None = None,
     ) -> asyncio.Future[list[ImageResult | ServiceError]]:
         """Queue images as `submit` does. Returns one future of the result or error of each."""
-        group = ImageGroup(len(images))
+        group = ImageGroup(images)
         future, now, bulk = group.future, time.monotonic(), priority == BULK
         queued = [
             _QueuedImage(image, deadline, future, now, bulk, extras, trace, group, index)
@@ -312,7 +312,7 @@ class Batcher:
     def _compute(self, batch: Sequence[_QueuedImage], lone: LoneRun | None) -> Rows | ServiceError:
         """Run a batch. Returns a row per image, or the error that the batch failed with."""
         try:
-            images, extras = _stack([queued.image for queued in batch]), NO_EXTRAS
+            images, extras = _join(batch), NO_EXTRAS
             for queued in batch:
                 extras |= queued.extras
             if lone:
@@ -398,6 +398,19 @@ class Batcher:
             if remaining <= 0:
                 return
             self._sleep(wakeup, remaining)
+
+
+def _join(batch: Sequence[_QueuedImage]) -> Pixels:
+    """The images of a batch. If they are all images of one request, they need no copy."""
+    group = batch[0].group
+    if (
+        group
+        and isinstance(group.images, np.ndarray)
+        and group is batch[-1].group  # the images of a group follow each other in the queue
+        and len(batch) == len(group.images)
+    ):
+        return group.images
+    return _stack([queued.image for queued in batch])
 
 
 def _stack(images: Sequence[Pixels]) -> Pixels:

@@ -1,23 +1,28 @@
 """Images that are submitted together: one future for all of them, which costs a tenth of many."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
+
+from model_store.preprocessing import Pixels
 
 
 class ImageGroup:
     """Collects the result of each image. Used on the event loop only.
 
     Attributes:
+        images: uint8 `[images, height, width, 3]`, or a sequence of single images.
         future: Ends in the list of the results, once each image has one. If it is cancelled, the
             images are not run.
     """
 
-    __slots__ = ("_missing", "_results", "future")
+    __slots__ = ("_missing", "_results", "future", "images")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, images: Sequence[Pixels] | Pixels) -> None:
+        self.images = images
         self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._results: list[Any] = [None] * count
-        self._missing = count
+        self._results: list[Any] = [None] * len(images)
+        self._missing = len(images)
 
     def settle(self, index: int, result: object) -> None:
         """Keep the result of an image, or the error that it failed with."""

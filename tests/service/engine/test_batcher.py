@@ -98,6 +98,25 @@ async def test_images_that_are_submitted_together_fill_batches() -> None:
     assert model.sizes == [LARGEST, LARGEST]
 
 
+@pytest.mark.parametrize(("ahead", "copied"), [(0, False), (1, True)])
+async def test_group_that_is_a_batch_of_its_own_is_not_copied(ahead: int, *, copied: bool) -> None:
+    """With an image ahead, the batch has that one and all but the last one of the group."""
+    batches: list[np.ndarray] = []
+    model = GatedModel(lambda images: batches.append(images) or read_numbers(images))
+    images = np.stack([numbered(number) for number in range(LARGEST)])
+    with batching(model) as batcher:
+        running = submit(batcher, 99)
+        await model.begun()
+        others = submit(batcher, *range(100, 100 + ahead))
+        group = batcher.submit_all(images, time.monotonic() + PATIENCE_SECONDS)
+        model.gate.set()
+        results = await group
+        await asyncio.gather(*running, *others)
+    assert [int(result.row[0]) for result in results] == list(range(LARGEST))
+    assert len(batches[1]) == LARGEST
+    assert np.shares_memory(batches[1], images) != copied
+
+
 async def test_each_image_of_a_group_has_its_own_result(caplog: pytest.LogCaptureFixture) -> None:
     """Errors are among the results, because another batch of the group may have succeeded."""
     model = GatedModel(lambda images: 1 / 0 if images[0, 0, 0, 0] == 0 else read_numbers(images))
