@@ -66,7 +66,8 @@ def test_number_of_labels_that_the_service_would_reject_is_a_usage_error(number:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running("--store", tmp_path_factory.mktemp("store")) as server:
+    # In fp32, as a prediction without a service: the built-in models have INT8 too.
+    with running("--store", tmp_path_factory.mktemp("store"), "--precision", "fp32") as server:
         yield server.announced()
 
 

@@ -82,5 +82,5 @@ def test_a_version_with_int8_is_left_alone(tmp_path: Path) -> None:
     """The density of its INT8 variant would be unchecked; the built-in model is one."""
     result = fit_density(tmp_path / "store", DIGITS)
     assert result.exit_code == 1
-    assert "other variants than fp32" in result.output
+    assert "density of digits-resnet20/1" in result.output
     assert DIGITS not in [path.name for path in (tmp_path / "store").iterdir()]
