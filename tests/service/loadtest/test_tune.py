@@ -38,7 +38,7 @@ def test_tuned_settings_are_written_drawn_and_served(
     cache = tmp_path / "cache"
     done = run_tune(store, cache, DIGITS, "--max-batch-size", 2)
     assert done.exit_code == 0, done.output
-    assert re.search(r"fp32 .* chosen", done.stdout)
+    assert re.search(r"(fp32|int8) .* chosen", done.stdout)
     tuned = TunedSettings.model_validate_json((cache / "tuning" / f"{DIGITS}.json").read_bytes())
     assert tuned.max_batch_size in {1, 2}
     assert tuned.measured.images_per_second > 0
@@ -56,7 +56,7 @@ def test_tuned_settings_are_written_drawn_and_served(
         "--store", store.root, "--cache", cache, "--max-batch-size", 7, "--instances", 1
     ) as server:
         assert server.announced().stderr.wait_for(
-            rf"tuned settings used version={DIGITS}/1 precision=fp32$"
+            rf"tuned settings used version={DIGITS}/1 precision={tuned.precision}$"
         )
 
 
