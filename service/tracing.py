@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from model_store import __version__
-from service.engine.batcher import ImageResult
+from service.engine.queued_image import ImageResult
 from service.log_on_change import LogOnChange
 from service.prediction.request import ImageOutcome, RequestRecord
 

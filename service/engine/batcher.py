@@ -13,20 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal, Protocol
-
-import numpy as np
+from typing import Final, Literal
 
 from model_store.preprocessing import Pixels
 from service.engine.extras import NO_EXTRAS, Extras
 from service.engine.image_group import ImageGroup
 from service.engine.lone_run import LoneRun
 from service.engine.priority import BULK, INTERACTIVE, Priority
+from service.engine.queued_image import (
+    BatchTrace,
+    ImageResult,
+    QueuedImage,
+    Rows,
+    join_images,
+    set_results,
+)
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 from service.host.thread_priority import lower_thread_priority
-
-Rows = Sequence[Any]
-"""The result of a run: for each image its row, or the ServiceError that it failed with."""
 
 DropReason = Literal["cancelled", "deadline"]
 MIN_QUEUE_TO_CLEAN: Final = 256
@@ -35,50 +38,7 @@ MIN_QUEUE_TO_CLEAN: Final = 256
 logger = logging.getLogger(__name__)
 
 
-class BatchTrace(Protocol):
-    """The trace of a request, with its batches. Its methods must not raise."""
-
-    def add_batch(self, others: Sequence[Any], began: float, ended: float, images: int) -> None: ...
-
-
 @dataclass(slots=True)  # not frozen: that would double the time to create one
-class ImageResult:
-    """The row of one image, and the times and the size of its batch.
-
-    `began` is when the run began, on the monotonic clock.
-    """
-
-    row: Any
-    queue_seconds: float
-    inference_seconds: float
-    batch_size: int
-    began: float = 0.0
-
-
-@dataclass(slots=True)  # not frozen, as above
-class _QueuedImage:
-    """An image in the queue, alone or at an index of a group, whose future it shares."""
-
-    image: Pixels
-    deadline: float
-    future: asyncio.Future[Any]
-    enqueued: float
-    bulk: bool
-    extras: Extras
-    trace: "BatchTrace | None"
-    group: ImageGroup | None = None
-    index: int = 0
-
-    def settle(self, result: ImageResult | ServiceError) -> None:
-        if self.group:
-            self.group.settle(self.index, result)
-        elif isinstance(result, ServiceError):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
-
-
-@dataclass(slots=True)  # not frozen, as above
 class RunInProgress:
     """A running batch that the estimate of waiting times treats apart.
 
@@ -129,8 +89,8 @@ class Batcher:
         self._on_run = on_run
         self._max_batch_size = max_batch_size
         self._max_queue_delay_seconds = max_queue_delay_seconds
-        self._queue: deque[_QueuedImage] = deque()
-        self._bulk_queue: deque[_QueuedImage] = deque()
+        self._queue: deque[QueuedImage] = deque()
+        self._bulk_queue: deque[QueuedImage] = deque()
         self._lock = threading.Lock()
         self._clean_above = {False: MIN_QUEUE_TO_CLEAN, True: MIN_QUEUE_TO_CLEAN}  # by `bulk`
         # One condition on `_lock` per sleeping thread. The last one to sleep is woken first, so a
@@ -189,7 +149,7 @@ class Batcher:
         """
         future: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
         now, bulk = time.monotonic(), priority == BULK
-        self._enqueue((_QueuedImage(image, deadline, future, now, bulk, extras, trace),), bulk=bulk)
+        self._enqueue((QueuedImage(image, deadline, future, now, bulk, extras, trace),), bulk=bulk)
         return future
 
     def submit_all(
@@ -205,13 +165,13 @@ class Batcher:
         group = ImageGroup(images)
         future, now, bulk = group.future, time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, future, now, bulk, extras, trace, group, index)
+            QueuedImage(image, deadline, future, now, bulk, extras, trace, group, index)
             for index, image in enumerate(images)
         ]
         self._enqueue(queued, bulk=bulk)
         return future
 
-    def _enqueue(self, queued: Sequence[_QueuedImage], *, bulk: bool) -> None:
+    def _enqueue(self, queued: Sequence[QueuedImage], *, bulk: bool) -> None:
         with self._lock:
             if self._closing:
                 raise RuntimeError("this batcher is closed, although a request leases its version")
@@ -290,11 +250,11 @@ class Batcher:
                     self.batch_seconds[len(batch)] += seconds
             if traces := [queued.trace for queued in batch if queued.trace]:
                 traces[0].add_batch(traces, run.began, ended, len(batch))
-            _set_results(batch, outcome, run.began, ended)
+            set_results(batch, outcome, run.began, ended)
 
     @contextmanager
     def _in_progress(
-        self, batch: Sequence[_QueuedImage], lone: LoneRun | None
+        self, batch: Sequence[QueuedImage], lone: LoneRun | None
     ) -> Iterator[RunInProgress]:
         """Show a run to the estimate of waiting times until it ends."""
         run = RunInProgress(time.monotonic(), len(batch), sum(queued.bulk for queued in batch))
@@ -309,10 +269,10 @@ class Batcher:
                 self.lone_run = None
             self.bulk_runs.pop(threading.get_ident(), None)
 
-    def _compute(self, batch: Sequence[_QueuedImage], lone: LoneRun | None) -> Rows | ServiceError:
+    def _compute(self, batch: Sequence[QueuedImage], lone: LoneRun | None) -> Rows | ServiceError:
         """Run a batch. Returns a row per image, or the error that the batch failed with."""
         try:
-            images, extras = _join(batch), NO_EXTRAS
+            images, extras = join_images(batch), NO_EXTRAS
             for queued in batch:
                 extras |= queued.extras
             if lone:
@@ -328,7 +288,7 @@ class Batcher:
             return InferenceError("the model failed on this batch; see the server's log")
         return outcome
 
-    def _is_lone(self, batch: Sequence[_QueuedImage]) -> bool:
+    def _is_lone(self, batch: Sequence[QueuedImage]) -> bool:
         """Whether the batch is one image, and nothing else is queued or running in the process.
 
         Reads without locks: an image that arrives meanwhile is run beside this one.
@@ -341,14 +301,14 @@ class Batcher:
             and self._lone.others_idle(self)
         )
 
-    def _next_batch(self, wakeup: threading.Condition) -> list[_QueuedImage]:
+    def _next_batch(self, wakeup: threading.Condition) -> list[QueuedImage]:
         """Wait for images and take a batch; empty only when the batcher is closed and drained.
 
         Cancelled images are dropped, and images past their deadline get a DeadlineExceededError.
         """
         while True:
-            batch: list[_QueuedImage] = []
-            late: list[_QueuedImage] = []
+            batch: list[QueuedImage] = []
+            late: list[QueuedImage] = []
             with self._lock:
                 while not self.waiting and not self._closing:
                     self._sleep(wakeup)
@@ -365,11 +325,11 @@ class Batcher:
                 self.dropped["deadline"] += len(late)
             if late:
                 error = DeadlineExceededError("the deadline passed while the image was queued")
-                _set_results(late, error, now, now)
+                set_results(late, error, now, now)
             if batch:
                 return batch
 
-    def _remove_cancelled(self, queue: deque[_QueuedImage], *, bulk: bool) -> None:
+    def _remove_cancelled(self, queue: deque[QueuedImage], *, bulk: bool) -> None:
         """Drop cancelled images, which `_next_batch` may not reach for a long time.
 
         Bulk images wait while interactive ones arrive, and all images wait while runs hang.
@@ -398,49 +358,3 @@ class Batcher:
             if remaining <= 0:
                 return
             self._sleep(wakeup, remaining)
-
-
-def _join(batch: Sequence[_QueuedImage]) -> Pixels:
-    """The images of a batch. If they are all images of one request, they need no copy."""
-    group = batch[0].group
-    if (
-        group
-        and isinstance(group.images, np.ndarray)
-        and group is batch[-1].group  # the images of a group follow each other in the queue
-        and len(batch) == len(group.images)
-    ):
-        return group.images
-    return _stack([queued.image for queued in batch])
-
-
-def _stack(images: Sequence[Pixels]) -> Pixels:
-    """Stack images like `np.stack`; the result is read-only.
-
-    `np.stack` releases the GIL for every image and must then wait for the event loop to release it.
-    With ResNet-20 this takes 8 % of a batch's time.
-    """
-    first = images[0]
-    return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(
-        len(images), *first.shape
-    )
-
-
-def _set_results(
-    batch: Sequence[_QueuedImage], outcome: Rows | ServiceError, began: float, ended: float
-) -> None:
-    """Settle the futures of a batch with one call into the event loop."""
-
-    def set_results() -> None:
-        for position, queued in enumerate(batch):
-            if queued.future.done():
-                continue
-            row = outcome if isinstance(outcome, ServiceError) else outcome[position]
-            if not isinstance(row, ServiceError):
-                row = ImageResult(row, began - queued.enqueued, ended - began, len(batch), began)
-            queued.settle(row)
-
-    loop = batch[0].future.get_loop()
-    try:
-        loop.call_soon_threadsafe(set_results)
-    except RuntimeError:
-        logger.debug("batch dropped after the end of its event loop images=%d", len(batch))

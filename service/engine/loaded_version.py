@@ -13,13 +13,14 @@ from model_store.preprocessing import Pixels
 from model_store.sealed_model import load_density
 from model_store.session import RunControl
 from model_store.version import Version
-from service.engine.batcher import Batcher, Rows
+from service.engine.batcher import Batcher
 from service.engine.classification import Classification, classify
 from service.engine.devices import Devices
 from service.engine.extras import ALL_EXTRAS, EMBEDDING, NO_EXTRAS, Extras
 from service.engine.lone_run import LoneRun, ProcessBatchers
 from service.engine.options import EngineOptions
 from service.engine.priority import ImageCount
+from service.engine.queued_image import Rows
 from service.engine.recent_images import RecentImages
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 from service.engine.warm_model import Measurement, load_measured, load_warm_model

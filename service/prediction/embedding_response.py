@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from service.engine.batcher import ImageResult
+from service.engine.queued_image import ImageResult
 from service.errors import describe
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import add_names, describe_timings, encode_embedding

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from model_store.activation_maps import activation_maps, render_overlays
 from model_store.geometry import visible_region
-from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
+from service.engine.queued_image import ImageResult
 from service.prediction.request import ImageOutcome, PredictRequest
 
 

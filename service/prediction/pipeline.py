@@ -13,9 +13,9 @@ import numpy as np
 
 from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
-from service.engine.batcher import BatchTrace, ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
+from service.engine.queued_image import BatchTrace, ImageResult
 from service.errors import (
     DeadlineExceededError,
     EveryImageFailedError,

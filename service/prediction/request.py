@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
-from service.engine.batcher import ImageResult
 from service.engine.extras import EMBEDDING, FEATURES, Extras
 from service.engine.priority import INTERACTIVE, Priority
+from service.engine.queued_image import ImageResult
 from service.errors import OverloadedError, RejectionReason, ServiceError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
+from service.engine.queued_image import ImageResult
 from service.errors import describe
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 

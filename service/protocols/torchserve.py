@@ -11,9 +11,9 @@ from typing import Final
 
 import orjson
 
-from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
+from service.engine.queued_image import ImageResult
 from service.errors import MAX_DETAIL_LENGTH, BadRequestError, shorten
 from service.http.dialect import VersionTarget, path_target
 from service.http.problem_details import CLIENT_CLOSED_REQUEST, Reply, report_error

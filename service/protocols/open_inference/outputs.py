@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
+from service.engine.queued_image import ImageResult
 from service.errors import FailedImageError
 from service.prediction.request import ImageOutcome
 from service.protocols.open_inference.tensors import BYTES, FP32, OutputTensor

@@ -9,7 +9,8 @@ from typing import Any
 from gated_model import GatedModel, numbered
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import Batcher, ImageResult
+from service.engine.batcher import Batcher
+from service.engine.queued_image import ImageResult
 
 LARGEST = 4
 

@@ -14,8 +14,9 @@ import pytest
 from gated_model import numbered, read_numbers
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import Batcher, ImageResult
+from service.engine.batcher import Batcher
 from service.engine.priority import BULK, INTERACTIVE
+from service.engine.queued_image import ImageResult
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,8 @@ from colour_model import MODEL, plain, publish
 from pictures import encoded, picture
 
 from model_store.errors import ImageTruncatedError
-from service.engine.batcher import ImageResult
 from service.engine.priority import INTERACTIVE
+from service.engine.queued_image import ImageResult
 from service.errors import BadRequestError, DeadlineExceededError, OverloadedError
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool

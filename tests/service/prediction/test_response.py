@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
+from service.engine.queued_image import ImageResult
 from service.errors import InferenceError
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import build_response, describe_image, encode_response
