@@ -56,7 +56,7 @@ def node(*options: str) -> Iterator[None]:
         assert output.wait_for("Ray runtime started", 2 * PATIENCE_SECONDS), output.text
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL)  # SIGTERM would wait 30 s for the workers
         process.wait(PATIENCE_SECONDS)
         output.wait_for_end()
 
