@@ -253,7 +253,7 @@ def test_help_lists_commands_and_recipes() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_recipe_of_the_digits_passes_its_gates(tmp_path: Path) -> None:
-    """The command of the built-in model publishes a version without waivers, even after 25 epochs."""
+    """The command of the built-in model publishes without waivers, even after 25 epochs."""
     words = (
         "run --data digits --arch resnet20 --set epochs=25 --store store --model digits-resnet20"
     )
