@@ -1,9 +1,10 @@
 """Measures images per second of the Open Inference Protocol: binary tensors, and gRPC."""
 
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.request import Request, urlopen
 
@@ -167,8 +168,8 @@ def _report(
                 name,
                 spread(figures[name], "{:.0f}"),
                 spread(np.array([rate.core_milliseconds for rate in each]), "{:.3f}"),
-                f"{np.median([rate.p50 for rate in each]):.3g}",
-                f"{np.median([rate.p99 for rate in each]):.3g}",
+                _milliseconds([rate.p50 for rate in each]),
+                _milliseconds([rate.p99 for rate in each]),
                 str(sum(rate.failed for rate in each)),
             ]
         )
@@ -188,3 +189,9 @@ def _report(
         lines.append(f"gRPC is missing: {missing}.")
     method = METHOD.format(seconds=options.seconds, rounds=options.rounds)
     return [method, "", *table(HEAD, rows), "", f"**{' '.join(lines)}**", "", LIMITS]
+
+
+def _milliseconds(values: Sequence[float]) -> str:
+    """The median; empty for a side that answers no requests."""
+    median = float(np.median(values))
+    return "" if math.isnan(median) else f"{median:.3g}"
