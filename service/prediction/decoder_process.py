@@ -57,7 +57,7 @@ def main(max_pixels: int, cpu_seconds: int) -> None:
         _send(connection, READY)
         while True:
             _send(connection, *_answer(requests, max_pixels, cpu_seconds, idle_bytes))
-    except MemoryError:
+    except (MemoryError, SystemError):  # Python can lose a MemoryError; that is a SystemError
         os._exit(EXIT_MEMORY)  # so that the memory is freed
     except (ConnectionError, EOFError):
         return  # the service has closed the connection
