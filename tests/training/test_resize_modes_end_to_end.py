@@ -24,6 +24,8 @@ from training.steps.export import export
 from training.steps.golden import write_golden
 from training.steps.train import train
 
+pytestmark = pytest.mark.slow
+
 Trained = dict[str, tuple[Run, RunData]]
 MODES = ("shorter_side", "exact", "letterbox")
 SIZES = ((16, 16), (12, 32))

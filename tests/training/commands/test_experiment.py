@@ -21,6 +21,7 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_an_experiment_writes_its_report(tmp_path: Path) -> None:
     code, output = run(
         "degradation",

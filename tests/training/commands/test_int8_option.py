@@ -62,6 +62,7 @@ def test_without_int8_the_fp32_version_stays(
     assert ("nowhere" if missing else "│ size") in text
 
 
+@pytest.mark.slow
 def test_a_run_with_int8_publishes_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SERVICE_PORT", "1")

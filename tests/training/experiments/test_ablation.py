@@ -169,6 +169,7 @@ def test_the_share_of_a_length_is_its_mean_norm_times_its_number_of_paths() -> N
     assert shares == pytest.approx([4 / 8, 2 / 8, 2 / 8])
 
 
+@pytest.mark.slow
 def test_the_experiment_writes_its_report_and_measures_once(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_an_axis_holds_training_and_test_errors(tmp_path: Path) -> None:
     assert highest_error([group(tmp_path, "plain32", 0.98)]) == pytest.approx(1.05 * 0.99)
 
 
+@pytest.mark.slow
 def test_errors_of_the_paper_stand_beside_ours_on_request(laboratory: Laboratory) -> None:
     networks = [SeedGroup([laboratory.train(name, 0)]) for name in ("plain20", "resnet20")]
     assert [row[-1] for row in error_table("errors", networks, with_paper=True).rows] == [

@@ -235,6 +235,7 @@ def test_a_construction_leaves_the_run_unchanged_and_is_reproducible(
     assert ConstructedPair(**again) == constructed
 
 
+@pytest.mark.slow
 def test_a_construction_is_kept_and_its_training_stops_when_asked(laboratory: Laboratory) -> None:
     run = laboratory.train("resnet20", 0)
     stopped = interrupted_copy(laboratory)

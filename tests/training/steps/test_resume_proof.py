@@ -67,6 +67,7 @@ def test_different_weights_fail(
         list(prove_resume(new_run(), steps=3, kills=1, seed=0))
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_not_a_killed_one(new_run: Callable[..., Run], tmp_path: Path) -> None:
     """Exit codes are checked, and temporary directories are deleted."""
     run = new_run("optimizer.learning_rate=1e9")
