@@ -155,9 +155,7 @@ class Density:
     def to_bytes(self) -> bytes:
         """The content of a density file, an `.npz`."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, **{each.name: getattr(self, each.name) for each in fields(self)}
-        )
+        np.savez_compressed(buffer, **{name: getattr(self, name) for name in _ARRAYS})
         return buffer.getvalue()
 
     @classmethod

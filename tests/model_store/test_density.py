@@ -91,6 +91,14 @@ def test_the_file_keeps_every_bit() -> None:
     assert (again.threshold, again.energy_slope) == (density.threshold, density.energy_slope)
 
 
+def test_the_file_has_no_values_that_are_computed_from_others() -> None:
+    with np.load(io.BytesIO(some_density().to_bytes())) as arrays:
+        assert set(arrays) == {
+            *("whitening", "mean", "unit_whitening", "unit_means"),
+            *("center", "scale", "threshold", "energy_slope"),
+        }
+
+
 def test_a_file_without_a_slope_is_read_and_compares_all_energies_alike() -> None:
     values = dict(np.load(io.BytesIO(some_density().to_bytes())))
     del values["energy_slope"]
