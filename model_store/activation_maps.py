@@ -118,7 +118,7 @@ class _Canvas:
     Attributes:
         rows: Interpolates the rows of a map, float32 `[height, rows of the map]`.
         columns: Interpolates its columns, float32 `[columns of the map, 1 + width]`. The first
-            one gives 0, the byte with which a line of a PNG without a filter begins.
+            of them is 0: each line of the PNG begins with this byte, which means no filter.
         head: The PNG before its pixels.
     """
 

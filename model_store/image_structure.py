@@ -14,7 +14,7 @@ from model_store.errors import ImageTooExpensiveError
 
 MAX_JPEG_SEGMENTS: Final = 1024
 MAX_EXIF_SEGMENTS: Final = 32
-"""Pillow copies all earlier ones for each further one."""
+"""For each one, Pillow copies all earlier ones."""
 MAX_JPEG_FILLER: Final = 64 * 1024
 """Bytes between segments, which Pillow skips one by one."""
 MAX_PNG_CHUNKS: Final = 256
@@ -22,7 +22,7 @@ MAX_PNG_CHUNKS: Final = 256
 MAX_PNG_DATA_CHUNKS: Final = 64 * 1024
 MAX_GIF_BLOCKS: Final = 64 * 1024
 MAX_GIF_COMMENT_BLOCKS: Final = 1024
-"""Pillow copies all earlier ones for each further one."""
+"""For each one, Pillow copies all earlier ones."""
 MAX_TIFF_ENTRIES: Final = 1024
 MAX_TIFF_STRIPS: Final = 64 * 1024
 MAX_TIFF_TILE_PIXELS: Final = 1024 * 1024

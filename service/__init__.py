@@ -10,7 +10,7 @@ The path of a prediction request, file by file:
     3     http/query_params          parse the query                           400
     4     http/request_body          read the body, split it into images       400, 408, 413, 415
     5     prediction/pipeline        run steps 6 to 9 for all images           504
-    6     prediction/admission       reserve places, predict the deadline      413, 429
+    6     prediction/admission       reserve places, check the deadline       413, 429
     7     prediction/decode_pool     decode to pixels, here or in a process   400, 413, 415, 429
     8     engine/batcher             wait for a batch and run it               500, 504
     9     engine/loaded_version      `model_store.session`, probabilities      500

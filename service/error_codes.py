@@ -63,7 +63,11 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("unsupported_encoding", 415, "`Content-Encoding` is not supported."),
         ("unsupported_image", 415, "The image format, or this variant of it, is not supported."),
         ("host_not_allowed", 421, "`SERVICE_ALLOWED_HOSTS` lacks the name in the header `Host`."),
-        ("overloaded", 429, "No queue, time, thread or memory is left for it. See `Retry-After`."),
+        (
+            "overloaded",
+            429,
+            "The queue is full, the deadline is too close, or memory is short. See `Retry-After`.",
+        ),
         ("rate_limited", 429, "The client or its key sent too many requests. See `Retry-After`."),
         ("inference_failed", 500, "The model failed on this batch. The server's log has details."),
         ("invalid_model_output", 500, "The model returned NaN or infinity for this image."),

@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
     _shared: Sequence[BalancedListener] = ()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(bool)  # so that the pool has a thread if the host has none later
+        await asyncio.to_thread(bool)  # starts a thread while the host has one
         shared = (sockets or []) if self.worker.connections else []
         await super().startup([] if shared else sockets)
         listeners = [socket for server in self.servers for socket in server.sockets] or shared
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
             self._following.cancel()
 
     async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept who has connected, and then nobody else."""
+        """Serve the clients that have already connected, and accept no others."""
         for listener in listeners:
             ignore_new_clients(listener)
         connections = [each for listener in listeners for each in accept_waiting(listener)]
@@ -212,7 +212,7 @@ def run(settings: Settings) -> None:
         KeyFileError: The file of keys that versions must be signed with cannot be used.
         ListenError: An address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
-        WorkersFailedError: Several workers were to run, and they crash at their start.
+        WorkersFailedError: Several workers are set, and they crash at their start.
     """
     signal.signal(signal.SIGTERM, _exit)
     bound_malloc()
@@ -242,7 +242,7 @@ def run_workers(settings: Settings, workers: int) -> None:
 
     buckets, connections = SharedBuckets(), ConnectionCounts(workers)
 
-    def run_worker(link: Link, replaces_another: bool) -> None:  # noqa: FBT001  as it is called
+    def run_worker(link: Link, replaces_another: bool) -> None:  # noqa: FBT001  by position
         configure_logging(settings, StderrHandler(), link.number)
         try:
             worker = WorkerPart(link, replaces_another, buckets, connections)

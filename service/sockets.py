@@ -83,7 +83,7 @@ def ignore_new_clients(listener: socket.socket) -> None:
             b"".join(struct.pack("HBBI", *each) for each in _DROP_SYN)
         )
         filter_ = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
-        with suppress(OSError):
+        with suppress(OSError):  # a sandbox may forbid it; such a client is then reset
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 

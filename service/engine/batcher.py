@@ -81,7 +81,7 @@ class Batcher:
             name: Prefix of the threads' names.
             on_run: Called with the images and the seconds of each successful run.
             run_with: Called instead of `run` if images of the batch ask for extra outputs.
-            lone: How an image is run that is alone in the process; None for no difference.
+            lone: How to run an image that is alone in the process; None to run it like others.
         """
         self._lone = lone
         self._run = run

@@ -1,4 +1,4 @@
-"""Images that are submitted together: one future for all of them, which costs a tenth of many."""
+"""Images that are submitted together. One future for all costs a tenth of one for each image."""
 
 import asyncio
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class EngineOptions:
     """How versions of a model are run. Without `max_batch_size` the warm-up finds the best size.
 
-    `lone_threads` is the threads of the run of a lone image; None if it is run like others.
+    `lone_threads`: threads for the run of a lone image; None to run it like others.
     """
 
     session: SessionOptions
@@ -87,7 +87,7 @@ def engine_options(
     if "mode" in set_by_a_person:
         set_by_a_person |= {"instances", "intra_op_num_threads"}
     threads = effective.intra_op_num_threads or (cpus if effective.mode == "latency" else 1)
-    alone_faster = effective.mode == "auto" and not effective.intra_op_num_threads
+    tries_lone_runs = effective.mode == "auto" and not effective.intra_op_num_threads
     instances = effective.instances or default_instances(providers, max(1, cpus // threads))
     session = SessionOptions(
         providers=providers,
@@ -99,7 +99,7 @@ def engine_options(
     )
     return EngineOptions(
         session=session,
-        lone_threads=cpus if alone_faster and cpus > 1 and tuple(providers) == (CPU,) else None,
+        lone_threads=cpus if tries_lone_runs and cpus > 1 and tuple(providers) == (CPU,) else None,
         instances=instances,
         max_batch_size=effective.max_batch_size,
         max_queue_delay_seconds=effective.max_queue_delay_seconds,

@@ -103,7 +103,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             for image in version.manifest.golden:
                 prove_decode(version, image)
             model = load_measured(version, options, measured)
-            if model.lone is None:  # other processes may have slowed it down when it was measured
+            if model.lone is None:  # other programs may have distorted the comparison
                 model = _add_lone_session(version, options, model)
         except (ValidationError, ModelStoreError) as error:  # measuring again raises a real one
             logger.warning("measurement not used version=%s reason=%s", version, error)
@@ -158,13 +158,12 @@ def _add_lone_session(version: Version, options: EngineOptions, model: WarmModel
             version, selected.precision, lone_options, selected.session, run_seconds
         )
     except ModelStoreError as error:
-        _warn_of_no_lone_session(version, error)
+        _log_missing_lone_session(version, error)
         return model
     return replace(model, lone=lone)
 
 
-def _warn_of_no_lone_session(version: Version, error: ModelStoreError) -> None:
-    """The version serves without it."""
+def _log_missing_lone_session(version: Version, error: ModelStoreError) -> None:
     logger.warning("lone images get one thread version=%s reason=%s", version, error)
 
 
@@ -200,7 +199,7 @@ def load_measured(version: Version, options: EngineOptions, measured: Measuremen
             lone_session = load_lone_session(version, measured.precision, lone_options)
             lone = LoneSession(lone_session, measured.lone_seconds)
         except ModelStoreError as error:
-            _warn_of_no_lone_session(version, error)
+            _log_missing_lone_session(version, error)
     return WarmModel(selected, sessions, measured.seconds, measured.warm_up_seconds, lone)
 
 

@@ -5,10 +5,10 @@ from typing import Final
 
 from service.host.child_process import limit_memory, memory_in_use
 
-SHARE: Final = 0.9
-"""Of the memory of the machine or container. The rest is for decoder processes and the kernel."""
-MIN_ROOM_BYTES: Final = 256 * 1024 * 1024
-"""At least this much can be allocated: the limit also counts memory that is never touched."""
+MEMORY_SHARE: Final = 0.9
+"""Share of the total memory. The rest is for decoder processes and the kernel."""
+MIN_FREE_BYTES: Final = 256 * 1024 * 1024
+"""The limit always leaves this much: it also counts memory that was allocated but never used."""
 
 
 def limit_own_memory(total_bytes: int | None) -> None:
@@ -21,5 +21,5 @@ def limit_own_memory(total_bytes: int | None) -> None:
     """
     in_use = memory_in_use(resource.RLIMIT_DATA)
     if total_bytes is not None and in_use is not None:
-        limit = max(int(SHARE * total_bytes), in_use + MIN_ROOM_BYTES)
+        limit = max(int(MEMORY_SHARE * total_bytes), in_use + MIN_FREE_BYTES)
         limit_memory(limit, resource.RLIMIT_DATA)

@@ -28,9 +28,8 @@ from service.prediction.response import encode_response
 
 MAX_EXPLANATIONS: Final = 1000
 """Most labels of all images of a request that are explained."""
-
 EXPLANATIONS_IN_EVENT_LOOP: Final = 10
-"""So many take less than 1 ms. A thread would cost as much as two of them."""
+"""Up to 10 labels take less than 1 ms. Passing them to a thread takes as long as two labels."""
 
 
 def require_embedding(loaded: LoadedVersion) -> None:

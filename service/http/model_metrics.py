@@ -133,10 +133,9 @@ class ModelCollector(Collector):
         for labels, loaded in serving:
             for percentile, score in loaded.recent.score_percentiles().items():
                 recent.add_metric([*labels, str(percentile)], score)
-            for name, score in (
-                scores.percentiles.items() if (scores := _test_scores(loaded)) else ()
-            ):
-                test.add_metric([*labels, name], score)
+            if scores := _test_scores(loaded):
+                for name, score in scores.percentiles.items():
+                    test.add_metric([*labels, name], score)
         yield recent
         yield test
 

@@ -66,7 +66,7 @@ class BalancedListener:
         self._loop.add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        """Accept who has connected, and then nobody else. Returns when they are passed on."""
+        """Pass on the clients that have already connected, and accept no others."""
         for timer in (self._waiting, self._beating):
             if timer:
                 timer.cancel()

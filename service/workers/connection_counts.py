@@ -31,4 +31,4 @@ class ConnectionCounts:
         entries = list(_ENTRY.iter_unpack(self._memory[:]))
         del entries[number - 1]
         since = time.monotonic() - FRESH_SECONDS
-        return min((count for count, said_at in entries if said_at > since), default=None)
+        return min((count for count, written_at in entries if written_at > since), default=None)

@@ -22,7 +22,7 @@ STATE_INTERVAL_SECONDS: Final = 0.1
 COUNTS_INTERVAL_SECONDS: Final = 1.0
 COUNTS_TIMEOUT_SECONDS: Final = 1.0
 ADOPT_TIMEOUT_SECONDS: Final = 300.0
-"""For loads. The hub waits less for a worker that does not run; it adopts once it runs again."""
+"""Includes loading versions. The hub gives up earlier on a worker that hangs (`SILENT_SECONDS`)."""
 _ADOPT: Final = "adopt"
 _CHANGE: Final = "change"
 _OVERRIDES: Final = "overrides"

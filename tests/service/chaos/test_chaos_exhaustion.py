@@ -23,7 +23,7 @@ from storm import Resources
 
 from model_store.store import ModelStore
 from service.host.memory_limit import memory_limit
-from service.host.own_memory import SHARE
+from service.host.own_memory import MEMORY_SHARE
 
 RED: Final = plain("red")
 WHITE: Final = plain("white")
@@ -175,5 +175,5 @@ def test_the_service_may_not_allocate_all_memory(colour_store: ModelStore) -> No
     assert total
     with running("--store", colour_store.root, "--no-builtin") as server:
         soft, hard = resource.prlimit(server.announced().process.pid, resource.RLIMIT_DATA)
-    assert soft == int(SHARE * total)
+    assert soft == int(MEMORY_SHARE * total)
     assert hard == resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from server_process import ENVIRONMENT
 
-from service.host.own_memory import MIN_ROOM_BYTES, SHARE
+from service.host.own_memory import MEMORY_SHARE, MIN_FREE_BYTES
 
 GIBIBYTE = 1024**3
 PROGRAM = """if True:
@@ -39,12 +39,12 @@ def limit_and_use(total: int | None) -> tuple[int, int]:
 
 
 def test_it_is_a_share_of_the_memory() -> None:
-    assert limit_and_use(4 * GIBIBYTE)[0] == int(SHARE * 4 * GIBIBYTE)
+    assert limit_and_use(4 * GIBIBYTE)[0] == int(MEMORY_SHARE * 4 * GIBIBYTE)
 
 
 def test_a_small_container_leaves_room_for_what_is_never_touched() -> None:
     limit, before = limit_and_use(GIBIBYTE // 16)
-    assert limit == pytest.approx(before + MIN_ROOM_BYTES, abs=GIBIBYTE // 64)
+    assert limit == pytest.approx(before + MIN_FREE_BYTES, abs=GIBIBYTE // 64)
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
