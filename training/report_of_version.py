@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Final
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from training.quantization.scoring import MAX_SCORING_BATCH, score
 from training.quantization.version_data import is_training_data
 from training.reports.evaluation_report import (
     EVALUATION_REPORT_FILE,
+    NO_CURVES_OF_IMPORT,
     EvaluatedImages,
     render_evaluation_report,
 )
@@ -28,31 +28,30 @@ from training.steps.evaluate import measure
 from training.steps.golden import SAMPLE_PREFIX, make_golden_block, sample_probes, to_npy
 from training.steps.publish import Published
 
-DEFAULT_EXAMPLES: Final = 10
-
 
 def publish_with_report(
     version: Version,
     data: RunData,
     store: ModelStore,
-    examples: int = DEFAULT_EXAMPLES,
+    examples: int,
     progress: Callable[[int, int], None] = lambda *_: None,
     *,
     promote: bool,
 ) -> tuple[Published, Metrics]:
-    """Evaluate the version on the test split, and publish it with the report and the figures.
+    """Evaluate the version on the test split, and publish it with the report and the metrics.
 
     Args:
         version: The version.
         data: Labelled images.
         store: Where to publish.
         examples: How many test images replace the sample images of the golden proof, one per
-            class; 0 keeps those that it has.
+            class; 0 keeps the sample images of the version.
         progress: Called with (images done, images in total).
         promote: Whether `production` may move.
 
     Raises:
-        ExportError: The version has a report, or variants whose golden logits are of other images.
+        ExportError: The version has a report already, or `examples` is not 0 and variants in
+            other precisions have golden logits for the old sample images only.
         PublishError: If `promote` is False but the new version would be served anyway.
     """
     manifest, test = version.manifest, data.split.test
@@ -60,9 +59,9 @@ def publish_with_report(
         raise ExportError(f"{version} already has a report; nothing to do")
     if examples and len(manifest.variants) > 1:
         raise ExportError(
-            f"{version} has other variants than fp32, which do not know the new examples; add the "
-            "report to the version that they were converted from and convert again, or give "
-            "--examples 0"
+            f"{version} has variants in other precisions, which would lack the logits of the new "
+            "examples. Add the report to the version that they were converted from and convert "
+            "that again, or give --examples 0"
         )
     session = load_variant(version, version.variant("fp32"))
     batch = min(MAX_SCORING_BATCH, manifest.max_batch_size)
@@ -72,7 +71,7 @@ def publish_with_report(
         update={"report": EVALUATION_REPORT_FILE}
     )
     golden, files = _with_examples(version, session, data, examples)
-    files[EVALUATION_REPORT_FILE] = _render(version, data, evaluated)
+    files[EVALUATION_REPORT_FILE] = _render(version, data, evaluated, metrics)
     published = publish_derived(
         version,
         store,
@@ -87,37 +86,36 @@ def publish_with_report(
 def _with_examples(
     version: Version, session: Session, data: RunData, examples: int
 ) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
-    """The golden images with test images as samples, and the files of the new version."""
+    """Replace the sample images of the golden proof; return all its images and the files."""
     golden = version.manifest.golden
     files = {entry.path: version.read_file(entry.path) for entry in version.manifest.files}
     if not examples:
         return golden, files
+    from_user: list[Golden] = []
+    samples: list[Golden] = []
+    synthetic: list[Golden] = []
     for block in golden:
-        if _stem(block).startswith(SAMPLE_PREFIX):
+        stem = PurePosixPath(block.image).stem
+        if stem.startswith(SAMPLE_PREFIX):
             del files[block.image], files[block.pixels]
-    kept = [block for block in golden if not _stem(block).startswith(SAMPLE_PREFIX)]
-    samples = []
+        else:
+            (synthetic if stem in RESERVED_STEMS else from_user).append(block)
     for probe in sample_probes(data, "test", examples):
         pixels = prepare(probe.encoded, version.manifest.preprocessing)
         block = make_golden_block(probe, session.run(pixels[np.newaxis])[0])
         files |= {block.image: probe.encoded, block.pixels: to_npy(pixels)}
         samples.append(block)
-    drawn = [block for block in kept if _stem(block) in RESERVED_STEMS]
-    given = [block for block in kept if _stem(block) not in RESERVED_STEMS]
-    return (*given, *samples, *drawn), files
+    return (*from_user, *samples, *synthetic), files
 
 
-def _stem(block: Golden) -> str:
-    return PurePosixPath(block.image).stem
-
-
-def _render(version: Version, data: RunData, evaluated: EvaluatedImages) -> bytes:
+def _render(version: Version, data: RunData, evaluated: EvaluatedImages, metrics: Metrics) -> bytes:
     manifest = version.manifest
     return render_evaluation_report(
         version.model,
         evaluated,
+        metrics,
         origin=_describe_origin(manifest),
-        no_curves="The network was trained elsewhere, so there are no training curves."
+        no_curves=NO_CURVES_OF_IMPORT
         if manifest.imported
         else "The run was not kept, so there are no training curves.",
         data_facts=_describe_data(version, data),
@@ -135,11 +133,12 @@ def _describe_origin(manifest: Manifest) -> str:
             f"{training.architecture}, trained on {training.data.name}: {count}{classes:,} "
             f"classes, seed {training.seed}."
         )
-    return f"{manifest.imported.name if manifest.imported else 'A network'} in {classes:,} classes."
+    name = f"{manifest.imported.name}, imported," if manifest.imported else "A network"
+    return f"{name} with {classes:,} classes."
 
 
 def _describe_data(version: Version, data: RunData) -> dict[str, str]:
-    """What the report says about the data: as in training, if it is the training data."""
+    """The facts of the data: those in the manifest, if it is the training data."""
     training = version.manifest.training
     known = training.data if training and is_training_data(version, data) else data.images
     facts = {

@@ -11,10 +11,7 @@ import click
 from rich.console import Console
 
 from model_store.open_store import StoreLocation, open_store
-from training.commands.early_checks import (
-    check_model_name,
-    check_output_file,
-)
+from training.commands.early_checks import check_model_name, check_output_file
 from training.commands.import_options import EXISTING_FILE, input_options
 from training.commands.options import (
     INT8,

@@ -54,9 +54,8 @@ def compare_with_live(
         return
     try:
         live = store.open(model, store.resolve(model))
-    except (
-        ModelStoreError
-    ) as error:  # a check that can be waived: this version may replace the damaged one
+    except ModelStoreError as error:
+        # A check that can be waived, because this version may replace the damaged one.
         detail = f"the live version cannot be read: {error}"
         yield at_least(LIVE_READABLE_CHECK, 0, 1, detail)
         return

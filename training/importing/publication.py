@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from model_store.aliases import PRODUCTION
 from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
+from model_store.provenance import Metrics
 from model_store.store import ModelStore
 from training.errors import ForeignModelError
 from training.gates.gate import apply_waivers as waive_checks
@@ -19,6 +20,7 @@ from training.importing.verification import VerificationResult
 from training.promotion import pin_serving_version
 from training.reports.evaluation_report import (
     EVALUATION_REPORT_FILE,
+    NO_CURVES_OF_IMPORT,
     EvaluatedImages,
     render_evaluation_report,
 )
@@ -69,8 +71,8 @@ def publish_import(
 ) -> Published:
     """Seal the next version, and point `production` to it if it is proven.
 
-    With `keep_report`, the version holds a report of its labelled images. If the newest version is
-    the same import, that version is returned.
+    With `keep_report`, the version contains a report of its labelled images. If the newest version
+    is the same import, that version is returned.
 
     Raises:
         GateError: If a check failed without a waiver.
@@ -89,7 +91,7 @@ def publish_import(
         files[CHECKPOINT_WEIGHTS_FILE] = candidate.checkpoint
     metrics = result.metrics
     if keep_report and metrics is not None and result.evaluated is not None:
-        files[EVALUATION_REPORT_FILE] = _render_report(model, candidate, result.evaluated)
+        files[EVALUATION_REPORT_FILE] = _render_report(model, candidate, result.evaluated, metrics)
         metrics = metrics.model_copy(update={"report": EVALUATION_REPORT_FILE})
     manifest: dict[str, Any] = {
         "created_at": now(),
@@ -124,13 +126,16 @@ def publish_import(
     return Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
 
 
-def _render_report(model: str, candidate: ImportCandidate, evaluated: EvaluatedImages) -> bytes:
+def _render_report(
+    model: str, candidate: ImportCandidate, evaluated: EvaluatedImages, metrics: Metrics
+) -> bytes:
     images = evaluated.images
     return render_evaluation_report(
         model,
         evaluated,
+        metrics,
         origin=f"{candidate.imported.name}, imported, with {len(candidate.class_names):,} classes.",
-        no_curves="The network was trained elsewhere, so there are no training curves.",
+        no_curves=NO_CURVES_OF_IMPORT,
         data_facts={
             "data": f"{images.name} (--verify)",
             "images": f"{len(evaluated.chosen):,} of {len(images):,}",

@@ -25,7 +25,7 @@ from training.importing.parity_checks import check_parity
 from training.importing.probes import make_probes, require_finite
 from training.reports.evaluation_report import EvaluatedImages
 from training.steps.evaluate import measure
-from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
+from training.steps.golden import SAMPLE_PREFIX, Probe, make_golden_block, synthetic_probes, to_npy
 
 _PARITY_IMAGES: Final = 32
 
@@ -114,4 +114,4 @@ def _sample_probes(verification_set: VerificationSet | None, count: int) -> Iter
         encoded = images.encoded[index]
         suffix = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
         purpose = f"an image of --verify, class {images.label(index)}"
-        yield Probe(f"sample-{number}.{suffix}", encoded, purpose)
+        yield Probe(f"{SAMPLE_PREFIX}{number}.{suffix}", encoded, purpose)

@@ -46,7 +46,7 @@ from training.quantization.sensitivity import (
 from training.run.data import RunData
 from training.run.inference import run_with_embeddings
 from training.steps.density import check_density
-from training.top_scores import measure_top_scores
+from training.steps.evaluate import measure_top_scores
 
 VALIDATION_IMAGES: Final = 1000
 _DRIFT_QUANTILE: Final = 0.99

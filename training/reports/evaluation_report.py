@@ -6,16 +6,17 @@ from typing import Final
 
 from model_store.manifest import Calibration, Outputs, SealedDensity
 from model_store.preprocessing import Pixels
+from model_store.provenance import Metrics
 from model_store.session import Logits, probabilities
 from training.data.image_set import ImageSet, Indices
-from training.reports.classified import CheckedLabels, describe_predictions, listed_images
 from training.reports.mistakes import SplitPredictions, likely_wrong_labels
 from training.reports.pages import render_page
+from training.reports.predictions import CheckedLabels, describe_predictions, listed_images
 from training.reports.thumbnails import make_thumbnails
 from training.steps.calibration_fit import measure_calibration
-from training.steps.evaluate import measure
 
 EVALUATION_REPORT_FILE: Final = "report.html"
+NO_CURVES_OF_IMPORT: Final = "The network was trained elsewhere, so there are no training curves."
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class EvaluatedImages:
 def render_evaluation_report(
     model: str,
     evaluated: EvaluatedImages,
+    metrics: Metrics,
     *,
     origin: str,
     no_curves: str,
@@ -56,11 +58,12 @@ def render_evaluation_report(
     Args:
         model: The title.
         evaluated: The images with their scores.
+        metrics: The metrics of these scores.
         origin: A sentence that says what the model is.
         no_curves: A sentence that says why there are no training curves.
         data_facts: What is known about the images.
         calibration: The version's calibration, which is measured on these images.
-        density: What the version abstains by, if not by the energy alone.
+        density: The density of the version; None if it abstains by the energy alone.
 
     Raises:
         DataError: An image can no longer be read.
@@ -77,7 +80,7 @@ def render_evaluation_report(
         origin=origin,
         no_curves=no_curves,
         images=evaluated.images,
-        figures=measure(evaluated.scores, labels, outputs),
+        figures=metrics,
         **classified,
         checked_labels=[CheckedLabels("test", len(labels), len(labels))],
         images_of_cells=False,

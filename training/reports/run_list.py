@@ -66,12 +66,8 @@ def summarize_run(path: Path) -> RunSummary:
         )
     except TrainingError as error:
         reason: Exception = error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-    ) as error:  # JSON of another form than runs write
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # JSON that does not have the form that runs write.
         reason = damaged_file_error(path, error)
     return RunSummary(path.name, [], "", "", "damaged", error=str(reason))
 

@@ -17,11 +17,11 @@ from training.errors import RunError
 from training.gates.gate import GATES_FILE, read_checks, read_notices
 from training.gates.vs_previous_version import PREVIOUS_COMPARISON_FILE, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.reports.classified import CheckedLabels, describe_predictions, listed_images
 from training.reports.figures import Line, draw_lines
 from training.reports.history import History, read_history
 from training.reports.mistakes import SplitPredictions, likely_wrong_labels, softmax
 from training.reports.pages import flatten, render_page
+from training.reports.predictions import CheckedLabels, describe_predictions, listed_images
 from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData

@@ -12,15 +12,14 @@ from torch.nn import functional
 
 from model_store.manifest import Calibration, Outputs, now
 from model_store.proportions import wilson_interval
-from model_store.provenance import Metrics
-from model_store.session import Logits
+from model_store.provenance import TOP_SCORE_PERCENTILES, Metrics, TopScores
+from model_store.session import Logits, probabilities
 from training.errors import DivergedError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.weights import load_trained
-from training.top_scores import measure_top_scores
 
 EVALUATION_FILE: Final = "evaluation.json"
 LOGITS_FILE: Final = "evaluation.npz"
@@ -93,6 +92,27 @@ def measure(
         ece=expected_calibration_error(of_classes, of_labels),
         loss=functional.nll_loss(log_probabilities, of_labels).item(),
         top_scores=measure_top_scores(scores, outputs, calibration),
+    )
+
+
+def measure_top_scores(
+    scores: Logits, outputs: Outputs, calibration: Calibration | None = None
+) -> TopScores:
+    """Measure the distribution of the top scores that the service would return.
+
+    Args:
+        scores: What the model computes for each image, float32 `[n, classes]`.
+        outputs: Says whether the scores are logits.
+        calibration: How they become probabilities; None for a temperature of 1.
+    """
+    temperature = calibration.temperature if calibration else 1.0
+    top = probabilities(scores, outputs, temperature).max(axis=1).astype(np.float64).clip(0, 1)
+    values = np.percentile(top, TOP_SCORE_PERCENTILES).tolist()
+    return TopScores.model_validate(
+        {
+            "mean": float(top.mean()),
+            "percentiles": dict(zip(map(str, TOP_SCORE_PERCENTILES), values, strict=True)),
+        }
     )
 
 

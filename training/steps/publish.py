@@ -23,7 +23,7 @@ from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.density import read_density
-from training.steps.evaluate import read_figures, read_logits
+from training.steps.evaluate import measure_top_scores, read_figures, read_logits
 from training.steps.export import (
     CLASSIFIER_FILE,
     EXPORT_MAX_BATCH_SIZE,
@@ -33,7 +33,6 @@ from training.steps.export import (
     model_input,
 )
 from training.steps.golden import read_golden
-from training.top_scores import measure_top_scores
 
 PUBLISHED_FILE: Final = "published.json"
 CHECKPOINT_WEIGHTS_FILE: Final = "checkpoint.safetensors"

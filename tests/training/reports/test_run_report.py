@@ -18,7 +18,7 @@ from PIL import Image
 from model_store.store import ModelStore
 from training.errors import RunError
 from training.gates.gate import GATES_FILE, gate
-from training.reports import classified, run_report
+from training.reports import predictions, run_report
 from training.reports.confusion import CELL_THUMBNAILS
 from training.reports.mistakes import (
     SplitPredictions,
@@ -389,7 +389,7 @@ def test_the_page_states_samples_and_openings_of_the_test_split(
 def test_many_classes_become_a_list_of_the_most_confused_pairs(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classified, "MATRIX_CLASSES", 10)
+    monkeypatch.setattr(predictions, "MATRIX_CLASSES", 10)
     monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     page = written(digits.copy(tmp_path), digits.data)
     wrong = {place: images for place, images in digits.page.cells.items() if place[0] != place[1]}

@@ -1,4 +1,4 @@
-"""What every report shows of classified test images: classes, confusion, mistakes, calibration."""
+"""The parts of a report that follow from predictions: classes, confusion, mistakes, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class CheckedLabels:
 def describe_predictions(
     test: SplitPredictions, wrong_labels: Sequence[ClassifiedImage], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """The values of `report.html.j2` that follow from predictions.
+    """Return the variables of `report.html.j2` that follow from predictions.
 
     Args:
         test: Predictions for the test images.
@@ -56,5 +56,5 @@ def describe_predictions(
 
 
 def listed_images(classified: dict[str, Any]) -> list[ClassifiedImage]:
-    """The images of `describe_predictions` that need a thumbnail, without those of the matrix."""
+    """Return the listed mistakes and likely wrong labels of `describe_predictions`."""
     return [*classified["worst_mistakes"], *classified["wrong_labels"]]
