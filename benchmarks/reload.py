@@ -92,7 +92,9 @@ async def reload_often(
         target = 1 + number % 2
         await asyncio.to_thread(store.promote, MODEL, target)
         enough = requests * number // reloads
-        await clients.until(lambda: clients.version == target and len(clients.latencies) >= enough)  # noqa: B023  called here
+        await clients.until(
+            lambda: clients.version == target and len(clients.latencies) >= enough  # noqa: B023
+        )
         memory.append(resident_megabytes(pid))
     return memory
 

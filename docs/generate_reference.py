@@ -202,7 +202,8 @@ def metrics_page() -> str:
     host = HostCollector(registry, DecodePool(1, DecoderLimits(1)), UploadBudget(1))
     keys = KeyCollector(list, LastUsed(PAGES))
     metrics = ServiceMetrics(registry, host, keys, GpuCollector())
-    lines += metric_rows(metrics.registry._collector_to_names)  # noqa: SLF001  there is no other list
+    # There is no other list.
+    lines += metric_rows(metrics.registry._collector_to_names)  # noqa: SLF001
     lines += [
         "",
         "## Triton's names",

@@ -94,7 +94,11 @@ def _loader(name: str, place: str) -> Callable[[], click.Command]:
 class ResidentGroup(CommandGroup):
     """Lists commands by section in its help."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write one table per section."""
         for title, (_, entries) in SECTIONS.items():
             with formatter.section(title):

@@ -75,7 +75,8 @@ class KeyFile(BaseModel):
 
 def default_key_file() -> Path:
     """`keys.json` in `$XDG_CONFIG_HOME/resident`, or in `~/.config/resident`."""
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")  # noqa: PTH111, PTH118  Path raises without a home
+    home = os.path.expanduser("~")  # noqa: PTH111  Path raises without a home
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")  # noqa: PTH118
     return Path(config) / "resident" / "keys.json"
 
 

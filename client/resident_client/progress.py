@@ -59,4 +59,5 @@ class _ProgressBar:
         if self._total:
             filled = WIDTH * done // self._total
             bar, total = f"[{'#' * filled}{'.' * (WIDTH - filled)}] ", f"/{self._total}"
-        print(f"\r{bar}{done}{total} images, {rate:.1f}/s ", end=end, file=sys.stderr, flush=True)  # noqa: T201  the caller asked for it
+        text = f"\r{bar}{done}{total} images, {rate:.1f}/s "
+        print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201  the caller asked for it

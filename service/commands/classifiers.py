@@ -112,7 +112,8 @@ class RemoteClassifier:
     def __call__(self, data: bytes, top_k: int) -> tuple[str, dict[str, Any]]:
         """Retries while the service is overloaded. Raises RequestFailedError."""
         query = urllib.parse.urlencode({**self._query, "top_k": top_k})
-        request = urllib.request.Request(f"{self._target}?{query}", data, self._headers)  # noqa: S310  checked above
+        url = f"{self._target}?{query}"
+        request = urllib.request.Request(url, data, self._headers)  # noqa: S310  checked above
         for attempt in range(MAX_RETRIES + 1):
             try:
                 with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310

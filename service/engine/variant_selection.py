@@ -126,7 +126,8 @@ def fastest_precision(seconds: Mapping[str, Seconds], base: Precision) -> Precis
     """The fastest precision, or `base` if none is at least `MIN_SPEED_UP` times as fast."""
     gains = {name: speedup(seconds[base], measured) for name, measured in seconds.items()}
     best = max(gains, key=lambda name: gains[name])
-    return best if gains[best] >= MIN_SPEED_UP else base  # type: ignore[return-value]  # the keys are precisions
+    # The keys are precisions.
+    return best if gains[best] >= MIN_SPEED_UP else base  # type: ignore[return-value]
 
 
 def _base_variant(version: Version) -> Variant:

@@ -59,7 +59,8 @@ def forward_clients(app: ASGIApp, proxies: list[str], *, unix_socket: bool) -> A
         unix_socket: Whether every client is a proxy on this machine, which is trusted too.
     """
     trusted = "*" if "*" in proxies else [*proxies, *([_UNIX_CLIENT[0]] if unix_socket else [])]
-    forwarded: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type,assignment]  # uvicorn has own names for the same types
+    # uvicorn has own names for the same types.
+    forwarded: ASGIApp = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type,assignment]
     if not unix_socket:
         return forwarded
 

@@ -50,7 +50,8 @@ _IMAGE_LISTS: Final = {"JsonBody": "images", "InstancesBody": "instances"}
 
 def add_documentation(app: FastAPI, registry: Registry, settings: Settings) -> None:
     """Serve `/docs`, its static files, and the document with the prediction routes."""
-    app.openapi = lambda: _build_document(app, registry, settings)  # type: ignore[method-assign]  # FastAPI's documented way
+    # FastAPI's documented way.
+    app.openapi = lambda: _build_document(app, registry, settings)  # type: ignore[method-assign]
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/docs", include_in_schema=False)

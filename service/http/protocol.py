@@ -38,7 +38,8 @@ class BoundedHttpProtocol(LimitedConnection):
     _half_closed = False
     _probe_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+    # As in uvicorn.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(BoundedTransport(transport, self.loop, self.timeout_seconds))
         if self.connection_limit and self.client:
             self._counted = self.connection_limit.open(self.client[0])

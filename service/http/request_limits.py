@@ -45,7 +45,8 @@ class LimitedConnection(UvicornConnection):
     _read_timer: asyncio.TimerHandle | None = None
     _rejection: tuple[int, str] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+    # As in uvicorn.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head, so that a client cannot connect and send nothing."""
         super().connection_made(transport)
         self._in_head = True

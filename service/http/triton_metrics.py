@@ -3,7 +3,7 @@
 Durations are cumulative microseconds. Triton's names break Prometheus' rules: its counters do not
 end in `_total`, so they are exposed without a type.
 
-Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html
+Source: https://docs.nvidia.com/deeplearning/triton-inference-server, user guide, "Metrics"
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -108,7 +108,8 @@ class UvicornConnection(HttpToolsProtocol):
     flow: _ReadingControl
     _running: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+    # As in uvicorn.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _ReadingControl(transport)
         self._disconnected = self.loop.create_future()

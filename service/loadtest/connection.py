@@ -69,7 +69,8 @@ class Connection(asyncio.Protocol):
     # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # create_connection gives a stream's
+        # `create_connection` gives a stream's.
+        self._transport = transport  # type: ignore[assignment]
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:

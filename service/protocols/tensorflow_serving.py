@@ -107,7 +107,11 @@ class TensorFlowServingApi:
         match = _ROUTE.fullmatch(path)
         return match and {name: value for name, value in match.groupdict().items() if value}
 
-    def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:  # noqa: ARG002  the protocol has no query
+    def target(
+        self,
+        path_params: Mapping[str, str],
+        query_string: bytes,  # noqa: ARG002  the protocol has no query
+    ) -> VersionTarget:
         """Return the model and version of a request. Raises BadRequestError."""
         target, label = path_target(path_params), path_params.get("label")
         if label is not None and not is_alias_name(label):
@@ -144,7 +148,11 @@ class InstancesCall:
         )
         return PredictRequest(images)
 
-    async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:  # noqa: ARG002  the answer depends on nothing else
+    async def write(
+        self,
+        request: PredictRequest,  # noqa: ARG002  the answer depends on nothing else
+        outcomes: Sequence[ImageOutcome],
+    ) -> Reply:
         names = self._loaded.version.manifest.class_names
         arguments = (read_results(outcomes), names)
         large = len(outcomes) * len(names) > MAX_NUMBERS_IN_EVENT_LOOP

@@ -77,7 +77,11 @@ class TorchServeApi:
         match = _ROUTE.fullmatch(path)
         return match and {name: value for name, value in match.groupdict().items() if value}
 
-    def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:  # noqa: ARG002  the query is for handlers, which do not exist here
+    def target(
+        self,
+        path_params: Mapping[str, str],
+        query_string: bytes,  # noqa: ARG002  for handlers, which do not exist here
+    ) -> VersionTarget:
         """Return the model and version of a request. Raises BadRequestError."""
         if version := path_params.get("version"):
             path_params = {**path_params, "version": without_fraction(version)}

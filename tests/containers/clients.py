@@ -56,7 +56,11 @@ class Clients:
         assert enough, self.outcomes
 
     def _send(self) -> None:
-        with httpx.Client(verify=False, timeout=TIMEOUT_SECONDS, trust_env=False) as client:  # noqa: S501  the test's own certificate
+        with httpx.Client(
+            verify=False,  # noqa: S501  the test's own certificate
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+        ) as client:
             while not self._stop.is_set():
                 try:
                     outcome: int | str = client.post(

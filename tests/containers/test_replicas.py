@@ -35,7 +35,11 @@ def test_every_replica_serves_through_tls(replicated: Project) -> None:
                 'resident_requests_total{model="cifar10",outcome="ok"}'
                 in client.get("/metrics").text
             )
-    with httpx.Client(base_url=https(replicated), verify=False, trust_env=False) as client:  # noqa: S501  the test's own certificate
+    with httpx.Client(
+        base_url=https(replicated),
+        verify=False,  # noqa: S501  the test's own certificate
+        trust_env=False,
+    ) as client:
         assert client.get("/metrics").status_code == 404
         assert client.get("/v1/models").status_code == 200
 

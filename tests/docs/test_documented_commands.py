@@ -136,7 +136,8 @@ def is_ready(port: int) -> bool:
         url = f"{scheme}://127.0.0.1:{port}/health/ready"
         with (
             suppress(OSError, http.client.HTTPException),
-            urllib.request.urlopen(url, timeout=5, context=unverified) as answer,  # noqa: S310  two schemes
+            # Two schemes.
+            urllib.request.urlopen(url, timeout=5, context=unverified) as answer,  # noqa: S310
         ):
             return answer.status == 200
     return False

@@ -41,7 +41,8 @@ async def listening(
     try:
         registry = await asyncio.wait_for(loaded, PATIENCE_SECONDS)
         await until(lambda: server.started)
-        yield Application(app, registry, None), server.servers[0].sockets[0].getsockname()[1]  # type: ignore[arg-type]  # no client
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Application(app, registry, None), port  # type: ignore[arg-type]  # no client
     finally:
         server.should_exit = True
         await serving

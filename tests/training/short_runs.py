@@ -17,7 +17,7 @@ def begin_short_run(runs: Path, *changes: str, **values: object) -> Run:
     `changes` override the recipe and `values` the request.
     """
     request = {"data": ("digits",), "architecture": "resnet20", "changes": (*SHORT, *changes)}
-    run, _ = start_run(RunRequest(**(request | values)), runs, ModelStore(runs / "no store"))  # type: ignore[arg-type]
+    run, _ = start_run(RunRequest(**(request | values)), runs, ModelStore(runs / "no store"))
     return run
 
 

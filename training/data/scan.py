@@ -170,7 +170,7 @@ def _examine_all(
             return _examine(encoded, spec or _ANY_SIZE, None if pixels is None else pixels[index])
         except ImageError as error:
             return ImageFacts(error=str(error))
-        except Exception as error:  # noqa: BLE001  one damaged file must not end the scan of the others
+        except Exception as error:  # noqa: BLE001  one damaged file must not end the scan
             return ImageFacts(error=f"cannot be converted: {type(error).__name__}")
 
     facts: list[ImageFacts] = []

@@ -75,7 +75,8 @@ def train_to_copy(
     Raises:
         InterruptedRunError: The user asked to stop.
     """
-    stack = stack.to(maps.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    stack = stack.to(maps.device)
+    stack = stack.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=STACK_MOMENTUM)
     variance, generator = maps.var(), torch.Generator().manual_seed(seed)
     errors: list[float] = []

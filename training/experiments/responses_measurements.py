@@ -97,7 +97,8 @@ def measure_network(
 
     def measure(run: TrainedRun) -> list[float]:
         device = laboratory.process.device
-        network = run.trained.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = run.trained.network.to(device)
+        network = network.to(memory_format=torch.channels_last)
         batches = laboratory.iterate(f"responses: {name}", images.batches(run))
         return output_deviations(network, list(response_norms(network, name).values()), batches)
 

@@ -115,7 +115,8 @@ def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
     if dist.is_initialized():
         yield DistributedProcess(dist.get_rank(), world_size, chosen)
         return
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    processes = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined]
+    store, rank, world_size = next(processes)
     # torchrun may keep its store when it restarts workers. A prefix per attempt keeps the addresses
     # of the lost workers apart from the new ones. Otherwise each attempt has its own store, and a
     # machine that has joined later counts fewer attempts than the others.

@@ -32,7 +32,8 @@ class Learner:
         process: DistributedProcess,
         determinism: DeterminismInfo,
     ) -> None:
-        self.network = network.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(process.device)
+        self.network = network.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         self.average: ExponentialMovingAverage | None = None
         if recipe.ema_decay:
@@ -85,7 +86,8 @@ class Learner:
                     reduction="sum",
                 )
                 # DistributedDataParallel averages gradients over processes; we want the sum.
-                (losses * (self._process.world_size / batch.size)).backward()  # type: ignore[no-untyped-call]
+                loss = losses * (self._process.world_size / batch.size)
+                loss.backward()  # type: ignore[no-untyped-call]
             correct = (logits.argmax(1) == micro_batch.labels).sum()
             tally += torch.stack([losses.detach(), correct])
         if self._recipe.optimizer.clip_norm:

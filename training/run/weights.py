@@ -78,7 +78,8 @@ def read_weights(path: Path) -> TrainedNetwork:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+            # `safe_open` is no mapping.
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         architecture, classes = metadata["architecture"], metadata["classes"]
         network = build_network(architecture, classes)
         network.load_state_dict(state)

@@ -75,5 +75,9 @@ class InferCall:
         )
         return self._infer.to_predict_request()
 
-    async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:  # noqa: ARG002  the parsed body has more
+    async def write(
+        self,
+        request: PredictRequest,  # noqa: ARG002  the parsed body has more
+        outcomes: Sequence[ImageOutcome],
+    ) -> Reply:
         return await encode_infer_response(self._infer, read_results(outcomes), self._loaded)

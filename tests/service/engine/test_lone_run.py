@@ -44,7 +44,8 @@ TOLERANCE_SECONDS = 100.0
 async def until_idle(*batchers: Batcher) -> None:
     """Wait until all instance threads sleep."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not all(batcher.is_idle for batcher in batchers):  # noqa: ASYNC110  threads set no event
+        # Threads set no event.
+        while not all(batcher.is_idle for batcher in batchers):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 

@@ -52,7 +52,8 @@ def select(
     store: ModelStore, requested: RequestedPrecision, number: int = 1, **seconds: float
 ) -> SelectedVariant:
     with store.open(MODEL, number) as version:
-        return select_variant(version, requested, SessionOptions(), fake_measure(**seconds))  # type: ignore[arg-type]
+        measured = fake_measure(**seconds)  # type: ignore[arg-type]
+        return select_variant(version, requested, SessionOptions(), measured)
 
 
 @pytest.mark.parametrize(("int8", "expected"), [(0.5, "int8"), (0.97, "fp32"), (3.0, "fp32")])

@@ -56,7 +56,7 @@ def test_run_that_cannot_be_terminated_makes_the_watchdog_give_up() -> None:
     def ignore_termination(_: np.ndarray, control: RunControl | None) -> None:
         assert control
         terminate = control.terminate
-        control.terminate = lambda: (terminate(), terminated.set())  # type: ignore[method-assign,assignment,func-returns-value]
+        control.terminate = lambda: (terminate(), terminated.set())
         assert end.wait(PATIENCE_SECONDS)
 
     def give_up() -> None:

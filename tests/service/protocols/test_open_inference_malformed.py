@@ -208,7 +208,7 @@ def check_read(headers: dict[str, str], body: bytes, loaded: LoadedVersion) -> N
         result = read_infer_request(headers, body, loaded, 64)
     except ServiceError as error:
         result = error
-    assert isinstance(result, InferRequest) or result.status in {400, 413}  # type: ignore[attr-defined]
+    assert isinstance(result, InferRequest) or result.status in {400, 413}
 
 
 json_values = st.recursive(

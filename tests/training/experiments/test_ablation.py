@@ -120,8 +120,8 @@ def test_deletions_are_drawn_anew_for_each_seed(laboratory: Laboratory) -> None:
     run = laboratory.train("resnet20", 0)
     measured = BlockAblation(laboratory, run, SampleTestImages(laboratory, run, 20))
     deleted: list[list[int]] = []
-    measured.without = lambda positions: deleted.append(list(positions)) or []  # type: ignore[method-assign]
-    measured.errors = lambda sequences, _: [float(n) for n in range(len(sequences))]  # type: ignore[method-assign]
+    measured.without = lambda positions: deleted.append(list(positions)) or []
+    measured.errors = lambda sequences, _: [float(n) for n in range(len(sequences))]
     errors = measured.delete_many(draws=2, seed=0)
     assert errors == [[2.0 * n, 2.0 * n + 1] for n in range(7)]
     assert [len(set(positions)) for positions in deleted] == [n for n in range(1, 8) for _ in "ab"]

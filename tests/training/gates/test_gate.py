@@ -186,7 +186,7 @@ def test_accuracy_is_the_share_of_labels_that_the_export_gives(small_run: SmallR
     """A session that always answers class 3 is right for the images of that class."""
     answers = np.eye(10, dtype=np.float32)[[3]]
     session = SimpleNamespace(run=lambda _: answers)
-    checks = preprocessing_gates.accuracy_checks(small_run.run, small_run.data, session)  # type: ignore[arg-type]
+    checks = preprocessing_gates.accuracy_checks(small_run.run, small_run.data, session)
     values = {check.check: check.value for check in checks}
     share = (read_labels(small_run.run) == 3).mean()
     assert 0 < share < 1

@@ -54,7 +54,7 @@ class Comparison:
         data = SimpleNamespace(images=images, split=split, scan=None)
         live = SimpleNamespace(manifest=SimpleNamespace(class_names=live_names), number=1)
         self.checks: list[Check] = list(
-            vs_live_version._accuracy_check(None, data, None, live, self.said.append)  # type: ignore[arg-type]
+            vs_live_version._accuracy_check(None, data, None, live, self.said.append)
         )
 
     @staticmethod
@@ -165,7 +165,7 @@ class Timings:
         manifest = SimpleNamespace(input=live_input, max_batch_size=self._max_batch_size)
         live = SimpleNamespace(manifest=manifest)
         own, other = self._session("own"), self._session("live")
-        ratio, detail = vs_live_version._latency_ratio(own, other, data, live)  # type: ignore[arg-type]
+        ratio, detail = vs_live_version._latency_ratio(own, other, data, live)
         return ratio, stated(detail)
 
 

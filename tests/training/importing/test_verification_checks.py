@@ -72,7 +72,7 @@ def parity(
 ) -> dict[str, Check]:
     session = SimpleNamespace(run=run)
     candidate = candidate_of(**values)
-    results = check_parity(candidate, session, indexed(len(expected)), expected)  # type: ignore[arg-type]
+    results = check_parity(candidate, session, indexed(len(expected)), expected)
     return {check.check: check for check in results}
 
 
@@ -204,7 +204,7 @@ def accuracy(
     )
     chosen = SimpleNamespace(labels=labels, floor=floor)
     metrics = measure(own, labels, candidate.outputs)
-    results = check_accuracy(candidate, chosen, indexed(len(labels)), metrics)  # type: ignore[arg-type]
+    results = check_accuracy(candidate, chosen, indexed(len(labels)), metrics)
     return {check.check: check for check in results}
 
 

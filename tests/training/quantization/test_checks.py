@@ -259,7 +259,7 @@ def test_logits_must_not_depend_on_the_batch_size(
             logits = np.zeros((len(images), 10), np.float32)
             return logits if len(images) == 1 else logits + np.float32(change)
 
-    candidate = replace(same, precision=precision, session=BatchDependentSession())  # type: ignore[arg-type]
+    candidate = replace(same, precision=precision, session=BatchDependentSession())
     result = check(candidate)["batch_invariance"]
     assert result.value == pytest.approx(abs(change))
     assert result.passed == passed

@@ -203,7 +203,7 @@ def test_a_quarter_of_the_layers_stays_in_fp32_if_the_drift_is_too_large(
 
 def test_fp16_passes_its_checks_on_a_cpu(digits: Version, digits_data: RunData) -> None:
     """A CPU is slow in fp16, so its speed is not checked."""
-    variant = make_variant(digits, digits_data, QuantizationSettings("fp16"), {}, quiet)  # type: ignore[arg-type]
+    variant = make_variant(digits, digits_data, QuantizationSettings("fp16"), {}, quiet)
     assert all(check.passed for check in variant.checks)
     assert variant.tolerance < 0.1
     assert variant.top1[0] == variant.top1[1]
@@ -212,7 +212,7 @@ def test_fp16_passes_its_checks_on_a_cpu(digits: Version, digits_data: RunData) 
 def test_bf16_is_refused_without_a_gpu(digits: Version, digits_data: RunData) -> None:
     """It cannot be checked on a CPU."""
     with pytest.raises(QuantizationError, match="bf16 cannot run on this machine"):
-        make_variant(digits, digits_data, QuantizationSettings("bf16"), {}, quiet)  # type: ignore[arg-type]
+        make_variant(digits, digits_data, QuantizationSettings("bf16"), {}, quiet)
 
 
 def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -> None:

@@ -13,7 +13,7 @@ SCANNED = SimpleNamespace(facts=[SimpleNamespace(digest=digest) for digest in DI
 
 def test_images_of_earlier_versions_stay_known() -> None:
     """The file has the first 8 bytes of each digest, sorted and without duplicates."""
-    content = encode_known_images(SCANNED, np.array([0, 3]), np.array([1, 5], np.uint64))  # type: ignore[arg-type]
+    content = encode_known_images(SCANNED, np.array([0, 3]), np.array([1, 5], np.uint64))
     known = np.load(io.BytesIO(content), allow_pickle=False)
     assert known.dtype == np.uint64
     assert known.tolist() == [1, 5, 2**63]

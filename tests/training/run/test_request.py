@@ -22,7 +22,7 @@ QUICK = ("iterations=3", "batch_size=8")
 
 def start(place: Path, data: str, **values: object) -> Run:
     """Start a short run in the current directory."""
-    request = RunRequest((data,), changes=QUICK, image_size=(16, 16), **values)  # type: ignore[arg-type]
+    request = RunRequest((data,), changes=QUICK, image_size=(16, 16), **values)
     return start_run(request, place / "runs", ModelStore(place / "store"))[0]
 
 
