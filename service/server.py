@@ -46,7 +46,7 @@ from service.startup_text import describe_open_service, describe_startup
 from service.stderr_log import DirectStderrHandler, StderrHandler
 from service.tls import CertificateError, TlsCertificate, find_tls_files
 from service.versions.registry import Registry
-from service.workers.balanced_listener import BalancedListener, pass_on
+from service.workers.balanced_listener import BalancedListener, finish_connecting, pass_on
 from service.workers.connection_counts import ConnectionCounts
 from service.workers.link import Link, WorkerPart
 from service.workers.shared_buckets import SharedBuckets
@@ -128,8 +128,12 @@ class Server(uvicorn.Server):
             server.close()
         for listener in listeners:
             listener.close()
-        passing = (pass_on(each, self._make_protocol, self.config.ssl) for each in connections)
-        await asyncio.gather(*passing)
+        await finish_connecting(
+            [
+                asyncio.create_task(pass_on(each, self._make_protocol, self.config.ssl))
+                for each in connections
+            ]
+        )
 
     def _share(self, listeners: Sequence[socket.socket]) -> None:
         """Listen on sockets on which other workers listen too."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final
 
@@ -20,6 +20,8 @@ MAX_ACCEPTS: Final = 8
 """Most connections that one iteration of the event loop accepts."""
 PAUSE_AFTER_ERROR_SECONDS: Final = 1.0
 """Used if the process has no file descriptors left. asyncio pauses for the same time."""
+LAST_HANDSHAKES_SECONDS: Final = 2.0
+"""Time that TLS handshakes have left when the server stops. asyncio allows them 60 s."""
 logger = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ class BalancedListener:
         self._listener.close()  # at once: a client that connects in between is reset
         for connection in connections:
             self._pass_on(connection)
-        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await finish_connecting(self._connecting)
 
     def _accept(self) -> None:
         for _ in range(MAX_ACCEPTS):
@@ -135,3 +137,11 @@ async def pass_on(
     except OSError:  # the client has gone
         with suppress(OSError):
             connection.close()
+
+
+async def finish_connecting(connecting: Collection[asyncio.Task[None]]) -> None:
+    """Wait for `pass_on` of some connections. Close those whose TLS handshake takes too long."""
+    if connecting:
+        _, late = await asyncio.wait(connecting, timeout=LAST_HANDSHAKES_SECONDS)
+        for task in late:
+            task.cancel()
