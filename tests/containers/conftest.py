@@ -30,12 +30,18 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     found = find_docker(tmp_path_factory.mktemp("docker"))
     if found is None:
-        pytest.skip("needs docker with docker compose, or podman with podman-compose")
+        pytest.skip(
+            "no container engine answers: start docker (with docker compose) or install podman and "
+            "podman-compose"
+        )
     command = f"{found}/docker"
     if not answers(command, "image", "inspect", BASE_IMAGE) and not answers(
         command, "pull", BASE_IMAGE
     ):
-        pytest.skip(f"the base image {BASE_IMAGE} is not here and cannot be pulled")
+        pytest.skip(
+            f"the base image {BASE_IMAGE} is missing and cannot be pulled; set BASE_IMAGE to "
+            "another image with Python"
+        )
     project = Project("resident-test", found, {})
     check_disk(project)
     try:

@@ -127,7 +127,7 @@ def test_kserve_runs_the_image(link: bool, user: int, engine: Project, tmp_path:
         end_under_load(engine, name, 8080)
 
 
-@pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` brings it")
+@pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` installs it")
 def test_the_chart_runs_the_image(engine: Project, tmp_path: Path) -> None:
     """The keys are a secret as Kubernetes mounts it, and the store is an empty volume."""
     manifests = render("keys: {existingSecret: resident-keys}")

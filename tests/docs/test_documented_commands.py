@@ -55,7 +55,7 @@ def test_a_page_activates_an_environment_before_it_uses_its_programs(page: Path)
 def test_the_commands_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) -> None:
     commands = [command for command in commands_of(ROOT / page) if command.mode != "no"]
     if not commands:
-        pytest.skip("every command of this page needs something that a test has not, as it says")
+        pytest.skip("every command of this page is marked `run: no`, with the reason")
     make_service_environment()
     checkout = copy_checkout(tmp_path / "checkout")
     port = free_port()

@@ -19,7 +19,7 @@ FOLDER = os.environ.get("RESIDENT_TEST_CRDS")
 KSERVE = sorted((DEPLOY / "kserve").glob("*.yaml"))
 
 pytestmark = pytest.mark.skipif(
-    FOLDER is None, reason="needs definitions of others: set RESIDENT_TEST_CRDS=FOLDER"
+    FOLDER is None, reason="needs the CRDs of other projects: set RESIDENT_TEST_CRDS=FOLDER"
 )
 
 
@@ -61,7 +61,7 @@ def test_kserve_knows_every_field(path: Path) -> None:
         check(manifest)
 
 
-@pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` brings it")
+@pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` installs it")
 @pytest.mark.parametrize("kind", ["HTTPRoute", "ScaledObject", "ServiceMonitor"])
 def test_the_chart_has_fields_that_exist(kind: str) -> None:
     (manifest,) = {

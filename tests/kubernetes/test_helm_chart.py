@@ -10,7 +10,7 @@ from manifests import CHART, Manifest, find_helm, helm, render, variables
 
 from service.settings import Settings
 
-pytestmark = pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` brings it")
+pytestmark = pytest.mark.skipif(find_helm() is None, reason="needs helm; `make helm` installs it")
 
 OLDEST_KUBERNETES = "1.28"  # kubeVersion of Chart.yaml
 CUSTOM = {"HTTPRoute", "ScaledObject", "ServiceMonitor"}  # kinds that Kubernetes does not define

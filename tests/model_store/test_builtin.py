@@ -42,7 +42,7 @@ def test_a_built_in_model_is_proven_here_and_names_its_origin(model: str) -> Non
 
 @pytest.mark.parametrize("model", STORE.models())
 def test_a_built_in_model_has_a_proven_int8_variant(model: str) -> None:
-    """It passes its gates, the density's among them, and is smaller and faster than fp32."""
+    """It passed all gates, also that of the density, and is smaller and faster than fp32."""
     with STORE.open(model, 1) as version:
         variant = version.variant("int8")
         golden.prove_numerics(version, load_variant(version, variant), "int8")
@@ -56,7 +56,7 @@ def test_a_built_in_model_has_a_proven_int8_variant(model: str) -> None:
 
 @pytest.mark.parametrize("model", STORE.models())
 def test_a_built_in_model_shows_images_of_its_data_and_its_evaluation(model: str) -> None:
-    """An image of each class, which the model gets right but for few, and a report."""
+    """It has a report, and a golden image of each class. At most two are classified wrongly."""
     with STORE.open(model, 1) as version:
         manifest = version.manifest
         samples = [each for each in manifest.golden if " split, class " in each.purpose]

@@ -105,7 +105,7 @@ def test_a_missing_provider_names_the_package_to_install(name: str) -> None:
 
 @pytest.mark.skipif(
     CUDA not in AVAILABLE or Path("/proc/driver/nvidia").exists(),
-    reason="needs onnxruntime-gpu and no GPU",
+    reason="needs onnxruntime-gpu on a machine without a GPU",
 )
 @pytest.mark.parametrize("word", ["cuda", "tensorrt"])
 def test_an_installed_provider_without_its_device_is_an_error(word: str) -> None:

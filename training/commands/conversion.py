@@ -1,4 +1,4 @@
-"""Converting a version to another precision: what `quantize`, `run` and `import` do alike."""
+"""Converts a version to another precision, for `quantize` and for the option `--int8`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def convert(
     settings: QuantizationSettings,
     waivers: Mapping[str, str],
 ) -> QuantizedVariant:
-    """Convert a version, and show what that gains and costs."""
+    """Convert a version, and print the effect on accuracy, size and speed."""
     quantized = make_variant(version, data, settings, waivers, display.count)
     if quantized.sensitivities:
         display.show(sensitivity_table(quantized.sensitivities, quantized.fp32_layers))
@@ -46,9 +46,9 @@ def add_int8(
     *,
     promote: bool,
 ) -> Published:
-    """Publish a version that was just published in fp32 again with INT8, as the next version.
+    """Convert the fp32 version that was just published, and publish the next version with INT8.
 
-    If a check fails or the network cannot be converted, say why and return the fp32 version.
+    If a check fails or the network cannot be converted, print why and return the fp32 version.
     """
     display.announce(f"int8 of {model}/{fp32.version}")
     try:

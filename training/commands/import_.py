@@ -108,7 +108,7 @@ class ImportRefusedError(click.ClickException):
     " /--no-report",
     default=True,
     show_default=True,
-    help="Whether the version includes a report of --verify, which shows some of its images.",
+    help="Publish a report of --verify in the version, which shows some of its images.",
 )
 @click.option(
     "--report",

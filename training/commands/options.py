@@ -86,8 +86,8 @@ INT8 = click.option(
     "--int8/--no-int8",
     default=False,
     show_default=True,
-    help="Then also publish the version with INT8, as `quantize` does, and show what that gains "
-    "and costs. If a check fails, the version stays in fp32.",
+    help="Afterwards, also publish a version with INT8, as `quantize` does, and print the effect "
+    "on accuracy, size and speed. If a check fails, only the fp32 version is published.",
 )
 DATA_DIR = click.option(
     "--data-dir",

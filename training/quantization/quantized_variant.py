@@ -72,7 +72,7 @@ class QuantizedVariant:
         return all(check.passed for check in self.checks)
 
     def describe_effect(self, test_images: int) -> str:
-        """What the conversion costs and gains: accuracy, size and speed."""
+        """Describe the effect of the conversion on accuracy, size and speed."""
         fp32_top1, top1 = self.top1
         measured = {check.check: check.value for check in self.checks}
         effect = (

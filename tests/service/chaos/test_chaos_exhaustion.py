@@ -35,12 +35,15 @@ AS_USER: Final = (
     *("setpriv", f"--reuid={USER}", "--clear-groups", "--bounding-set=-sys_resource,-sys_admin"),
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
 )
-"""Root has no limit of threads. This user has, and can read the files of the tests as well."""
+"""Runs a command as a user with a limit of threads, which root does not have.
+
+The user can read the files of the tests.
+"""
 BUSY: Final = {429, 503}
 
 
 def zip_archive() -> bytes:
-    """Two images, which a thread unpacks."""
+    """An archive of two images, which a thread of the service unpacks."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(2):
@@ -62,9 +65,11 @@ def no_more_threads(server: ServerProcess) -> Iterator[None]:
 
 
 def test_no_threads_left(tmp_path: Path) -> None:
-    """What needs a new thread or process gets 429; everything else is answered, also later."""
+    """Requests that need a new thread or process get 429 or 503; all others are answered."""
+    if not shutil.which("prlimit") or not shutil.which("setpriv"):
+        pytest.skip("needs the commands prlimit and setpriv of util-linux")
     if os.geteuid() == 0 and subprocess.run([*AS_USER, "true"], check=False).returncode:
-        pytest.skip("needs setpriv, with the right to change the user")
+        pytest.skip("this root may not change its user: it lacks CAP_SETUID or CAP_DAC_OVERRIDE")
     store = make_store(tmp_path / "store")
     store.promote(MODEL, publish(store))
     command = (*AS_USER, *SERVE) if os.geteuid() == 0 else SERVE
@@ -135,8 +140,8 @@ def test_no_memory_left_under_load(colour_store: ModelStore) -> None:
 
 def test_model_that_allocates_without_end_fails_its_request(store: ModelStore) -> None:
     """Other requests are answered meanwhile, and the memory is returned."""
-    if shutil.which("prlimit") is None:
-        pytest.skip("needs prlimit")
+    if not shutil.which("prlimit"):
+        pytest.skip("needs the command prlimit of util-linux")
     greedy = slow_model_bytes(SIZE, SIZE, WEIGHTS, greedy=True)
     publish(store)
     publish(store, "greedy", file=greedy)

@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here: run as root with CAP_SYS_ADMIN")
+        pytest.skip("needs the right to mount a tmpfs: run as root with CAP_SYS_ADMIN")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

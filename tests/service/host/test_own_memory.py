@@ -47,7 +47,9 @@ def test_a_small_container_leaves_room_for_what_is_never_touched() -> None:
     assert limit == pytest.approx(before + MIN_FREE_BYTES, abs=GIBIBYTE // 64)
 
 
-@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+@pytest.mark.skipif(
+    shutil.which("prlimit") is None, reason="needs the command prlimit of util-linux"
+)
 def test_a_lower_limit_is_kept() -> None:
     command = ["prlimit", f"--data={GIBIBYTE}", sys.executable, "-c", PROGRAM, repr(4 * GIBIBYTE)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)

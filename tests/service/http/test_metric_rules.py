@@ -66,10 +66,10 @@ def test_a_client_adds_no_series(metric_server: ServerProcess) -> None:
 
 
 def test_promtool_finds_no_fault(metric_server: ServerProcess) -> None:
-    """Names, units, types and help, as Prometheus' own checker wants them. Triton's break them."""
+    """Names, units, types and help follow Prometheus' rules. Triton's names (`nv_`) do not."""
     promtool = shutil.which("promtool")
     if not promtool:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
+        pytest.skip("needs promtool, which Debian's package prometheus contains")
     with metric_server.client() as client:
         client.post("/v1/predict", content=plain("red"))
         lines = client.get("/metrics").text.splitlines(keepends=True)

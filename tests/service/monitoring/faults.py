@@ -175,7 +175,8 @@ def serving_without_resources(
 def _fill_log(address: str, until: Callable[[], bool]) -> None:
     """Send requests for unknown paths, whose lines in the log are long, beyond what it holds.
 
-    The count of dropped records must grow between two scrapes, so this goes on `until` then.
+    The count of dropped records must grow between two scrapes, so this continues until `until`
+    returns True.
     """
     with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -18,10 +18,10 @@ EVALUATION_INTERVAL = "250ms"
 
 
 def find_program(name: str) -> str:
-    """Skip the test if Debian's package is not installed."""
+    """The path of a program of Prometheus. Skips the test if it is not installed."""
     program = shutil.which(name)
     if not program:
-        pytest.skip(f"{name} is not installed: apt-get install prometheus")
+        pytest.skip(f"needs {name}, which Debian's package prometheus contains")
     return program
 
 

@@ -19,7 +19,7 @@ def add_report(store: Path, *words: str) -> Result:
 
 
 def test_the_next_version_has_a_report_and_test_images(tmp_path: Path) -> None:
-    """The same graph; a proven image of each class; the built-in model was made so."""
+    """The graph is the same. Names of golden images are those of the built-in model."""
     store = publish_older_digits(tmp_path / "store")
     result = add_report(store.root, DIGITS)
     assert result.exit_code == 0, result.output

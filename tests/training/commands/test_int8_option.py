@@ -18,7 +18,7 @@ from training.steps.publish import Published
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers are not measured one by one, and INT8 is twice as fast whatever else runs here."""
+    """Skip the sweep of layers, and replace the timing: INT8 is always twice as fast."""
 
     def times(runs: Mapping[str, Callable[..., object]], *_: object, **__: object) -> object:
         return {name: np.full((4, 2), 2.0 if name == "fp32" else 1.0) for name in runs}
@@ -28,7 +28,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def published(root: Path, sources: tuple[str, ...] = ("digits",)) -> tuple[Published, str]:
-    """What `--int8` publishes after version 1, and what it prints."""
+    """Call `add_int8` for version 1. Returns the published version and the output."""
     store = publish_older_digits(root)
     console = Console(width=500)
     with console.capture() as captured, TrainingDisplay(console) as display:
