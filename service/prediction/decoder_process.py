@@ -112,7 +112,7 @@ def _answer(
         return PIXELS, SIZE.pack(*decoded.size) + decoded.pixels.tobytes()
     except ImageError as error:
         return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
-    except MemoryError:
+    except (MemoryError, SystemError):
         raise
     except Exception as error:  # noqa: BLE001  the service logs it
         return FAULT, repr(error).encode()

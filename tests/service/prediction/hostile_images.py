@@ -9,6 +9,7 @@ from colour_model import plain
 from server_process import REPOSITORY
 
 LOOPS, ALLOCATES, CRASHES = (701, 300), (702, 300), (703, 300)
+LOSES_MEMORY_ERROR = (704, 300)
 _HOOK: Final = f"""
 import os
 from PIL import ImageFile
@@ -22,6 +23,8 @@ def hostile_load(image):
         image.info.setdefault("leak", []).append(bytearray(b"x") * 2**20)
     if image.size == {CRASHES}:
         os.abort()
+    if image.size == {LOSES_MEMORY_ERROR}:
+        raise SystemError("error return without exception set")
     return load(image)
 
 ImageFile.ImageFile.load = hostile_load

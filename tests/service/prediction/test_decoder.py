@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colour_model import PREPROCESSING, encode, plain
-from hostile_images import ALLOCATES, CRASHES, LOOPS, hostile, hostile_environment
+from hostile_images import (
+    ALLOCATES,
+    CRASHES,
+    LOOPS,
+    LOSES_MEMORY_ERROR,
+    hostile,
+    hostile_environment,
+)
 from image_bombs import BOMBS, MEBIBYTE
 from pictures import picture
 from PIL import Image
@@ -157,8 +164,9 @@ async def test_image_that_costs_too_much_is_not_decoded() -> None:
         (LOOPS, ImageTooExpensiveError),
         (ALLOCATES, ImageTooExpensiveError),
         (CRASHES, ImageCorruptError),
+        (LOSES_MEMORY_ERROR, ImageTooExpensiveError),
     ],
-    ids=["loops", "allocates", "crashes"],
+    ids=["loops", "allocates", "crashes", "loses the MemoryError"],
 )
 @pytest.mark.usefixtures("hostile_codec")
 async def test_hostile_image_ends_its_process(
