@@ -31,7 +31,7 @@ def send_strange_requests(client: httpx.Client, word: str) -> None:
     red = plain("red")
     for path in (
         f"/v1/models/{word}/predict",
-        f"/v1/models/{MODEL}/versions/{abs(hash(word))}/predict",
+        f"/v1/models/{MODEL}/versions/{int.from_bytes(word[:4].encode())}/predict",
         f"/v1/models/{MODEL}/versions/{word}/predict",
         f"/v1/models/{MODEL}/aliases/{word}/predict",
         f"/v1/predict?top_k={word}",
