@@ -195,7 +195,7 @@ def read_images(
         )
     match kind:
         case BodyKind.IMAGE:
-            if _URL_ENCODED in headers.get("content-type", "").lower():
+            if _may_be_stripped(headers, body):
                 _check_not_stripped(body)
             return RequestImages([body])
         case BodyKind.JSON:
@@ -237,6 +237,11 @@ def find_body_kind(headers: Mapping[str, str], body: bytes) -> BodyKind:
 
 def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+
+def _may_be_stripped(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether `curl -d` may have sent it: as a form, or as the media type of an -H option."""
+    return _media_type(headers) == _URL_ENCODED or (len(body) >= 64 and not body.isascii())
 
 
 def _check_not_stripped(body: bytes) -> None:

@@ -256,9 +256,17 @@ def noisy(kind: str) -> bytes:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
-@pytest.mark.parametrize("noise", [True, False], ids=["noise", "plain"])
+@pytest.mark.parametrize(
+    ("media_type", "noise"),
+    [
+        (URL_ENCODED, True),
+        (URL_ENCODED, False),
+        ("image/jpeg", True),
+        ("application/octet-stream", True),
+    ],
+)
 def test_curl_d_with_a_file_is_told_to_use_data_binary(
-    server: ServerProcess, tmp_path: Path, kind: str, noise: bool
+    server: ServerProcess, tmp_path: Path, kind: str, media_type: str, noise: bool
 ) -> None:
     """The real curl strips the bytes. The same file with --data-binary is classified."""
     path = tmp_path / "image"
@@ -266,8 +274,9 @@ def test_curl_d_with_a_file_is_told_to_use_data_binary(
     url = f"{server.address}/v1/predict"
     answers = {}
     for option in ("-d", "--data-binary"):
+        header = f"Content-Type: {media_type}"
         answered = subprocess.run(
-            ["curl", "--silent", "--noproxy", "*", option, f"@{path}", url],
+            ["curl", "--silent", "--noproxy", "*", "-H", header, option, f"@{path}", url],
             capture_output=True,
             timeout=PATIENCE_SECONDS,
             check=True,
