@@ -17,11 +17,11 @@ from training.errors import ExportError
 from training.quantization.scoring import MAX_SCORING_BATCH, score
 from training.quantization.version_data import is_training_data
 from training.reports.evaluation_report import (
-    EVALUATION_REPORT_FILE,
     NO_CURVES_OF_IMPORT,
     EvaluatedImages,
     render_evaluation_report,
 )
+from training.reports.pages import REPORT_FILE
 from training.run.data import RunData
 from training.run.golden_images import RESERVED_STEMS
 from training.steps.evaluate import measure
@@ -68,10 +68,10 @@ def publish_with_report(
     scores = score(session, data.chunks(test), len(test), progress, size=batch)
     evaluated = EvaluatedImages(data.images, test, scores, manifest.outputs, data.chunks)
     metrics = measure(scores, evaluated.labels, manifest.outputs, manifest.calibration).model_copy(
-        update={"report": EVALUATION_REPORT_FILE}
+        update={"report": REPORT_FILE}
     )
     golden, files = _with_examples(version, session, data, examples)
-    files[EVALUATION_REPORT_FILE] = _render(version, data, evaluated, metrics)
+    files[REPORT_FILE] = _render(version, data, evaluated, metrics)
     published = publish_derived(
         version,
         store,

@@ -232,7 +232,7 @@ def finish_run(
         print_resume_command,
         print_start_changes,
     )
-    from training.reports.run_report import REPORT_FILE
+    from training.reports.pages import REPORT_FILE
     from training.steps import pipeline
 
     config = run.config

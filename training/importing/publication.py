@@ -19,11 +19,11 @@ from training.importing.import_report import IMPORT_REPORT
 from training.importing.verification import VerificationResult
 from training.promotion import pin_serving_version
 from training.reports.evaluation_report import (
-    EVALUATION_REPORT_FILE,
     NO_CURVES_OF_IMPORT,
     EvaluatedImages,
     render_evaluation_report,
 )
+from training.reports.pages import REPORT_FILE
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE
 from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published
 
@@ -91,8 +91,8 @@ def publish_import(
         files[CHECKPOINT_WEIGHTS_FILE] = candidate.checkpoint
     metrics = result.metrics
     if keep_report and metrics is not None and result.evaluated is not None:
-        files[EVALUATION_REPORT_FILE] = _render_report(model, candidate, result.evaluated, metrics)
-        metrics = metrics.model_copy(update={"report": EVALUATION_REPORT_FILE})
+        files[REPORT_FILE] = _render_report(model, candidate, result.evaluated, metrics)
+        metrics = metrics.model_copy(update={"report": REPORT_FILE})
     manifest: dict[str, Any] = {
         "created_at": now(),
         "input": candidate.input,

@@ -15,7 +15,6 @@ from training.reports.predictions import CheckedLabels, describe_predictions, li
 from training.reports.thumbnails import make_thumbnails
 from training.steps.calibration_fit import measure_calibration
 
-EVALUATION_REPORT_FILE: Final = "report.html"
 NO_CURVES_OF_IMPORT: Final = "The network was trained elsewhere, so there are no training curves."
 
 

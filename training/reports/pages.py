@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from training.data.image_set import escape_unprintable
 
+REPORT_FILE: Final = "report.html"
+"""Name of the report in the directory of a run and in a version."""
 TEMPLATES: Final = Path(__file__).parent / "templates"
 MISSING: Final = "\N{EN DASH}"
 

@@ -20,7 +20,7 @@ from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.reports.figures import Line, draw_lines
 from training.reports.history import History, read_history
 from training.reports.mistakes import SplitPredictions, likely_wrong_labels, softmax
-from training.reports.pages import flatten, render_page
+from training.reports.pages import REPORT_FILE, flatten, render_page
 from training.reports.predictions import CheckedLabels, describe_predictions, listed_images
 from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
@@ -32,7 +32,6 @@ from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_cali
 from training.steps.density import read_density
 from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
-REPORT_FILE: Final = "report.html"
 PUBLISHED_REPORT_FILE: Final = "published_report.html"
 """The copy for the published version: without the images of the confusion matrix."""
 SMALL_INPUT_SIDE: Final = 64

@@ -15,7 +15,8 @@ from training.data.split import SPLIT_SEED
 from training.gates.gate import read_checks, require_passed
 from training.gates.preprocessing import golden_tolerance
 from training.promotion import check_no_promote, pin_serving_version
-from training.reports.run_report import PUBLISHED_REPORT_FILE, REPORT_FILE
+from training.reports.pages import REPORT_FILE
+from training.reports.run_report import PUBLISHED_REPORT_FILE
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.known_images import KNOWN_IMAGES_FILE, TRAINED_IMAGES_FILE

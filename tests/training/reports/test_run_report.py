@@ -27,12 +27,8 @@ from training.reports.mistakes import (
     softmax,
     worst_mistakes,
 )
-from training.reports.pages import format_percent
-from training.reports.run_report import (
-    PUBLISHED_REPORT_FILE,
-    REPORT_FILE,
-    write_run_report,
-)
+from training.reports.pages import REPORT_FILE, format_percent
+from training.reports.run_report import PUBLISHED_REPORT_FILE, write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
 from training.run.request import RunRequest, start_run
