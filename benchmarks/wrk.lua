@@ -3,7 +3,8 @@
 -- JSON_LENGTH is the header of the Open Inference Protocol for binary tensors.
 -- With LUMPS the rate is measured between the first and the last answer. Use it for slow servers,
 -- whose answers come in batches. It costs CPU time, so fast servers are measured without it.
-local bodies, path, content_type = os.getenv("BODIES"), os.getenv("URL_PATH"), os.getenv("CONTENT_TYPE")
+local bodies, path = os.getenv("BODIES"), os.getenv("URL_PATH")
+local content_type = os.getenv("CONTENT_TYPE")
 local requests, turn, loader = {}, 0, nil
 
 function setup(thread)
@@ -13,7 +14,10 @@ end
 function init()
   for number = 1, tonumber(os.getenv("COUNT")) do
     local file = assert(io.open(bodies .. "/" .. number, "rb"))
-    local headers = {["Content-Type"] = content_type, ["Inference-Header-Content-Length"] = os.getenv("JSON_LENGTH")}
+    local headers = {
+      ["Content-Type"] = content_type,
+      ["Inference-Header-Content-Length"] = os.getenv("JSON_LENGTH"),
+    }
     requests[number] = wrk.format("POST", path, headers, file:read("*a"))
     file:close()
   end
@@ -26,7 +30,8 @@ end
 
 if os.getenv("LUMPS") then
   local ffi = require("ffi")
-  ffi.cdef("typedef struct { long seconds, nanoseconds; } moment; int clock_gettime(int, moment *);")
+  ffi.cdef("typedef struct { long seconds, nanoseconds; } moment;")
+  ffi.cdef("int clock_gettime(int, moment *);")
   local moment = ffi.new("moment")
   first, last, answered = 0, 0, 0
 
@@ -47,13 +52,15 @@ end
 
 function done(summary, latency)
   local errors = summary.errors
+  local failed = errors.status + errors.connect + errors.read + errors.write + errors.timeout
   local answered = summary.requests - errors.status
   local good, microseconds = answered, summary.duration
   if os.getenv("LUMPS") then
-    good, microseconds = loader:get("answered"), math.max(1, loader:get("last") - loader:get("first"))
+    good = loader:get("answered")
+    microseconds = math.max(1, loader:get("last") - loader:get("first"))
   end
   io.write(string.format(
     'RESULT {"answered": %d, "images_per_second": %f, "failed": %d, "p50": %f, "p99": %f}\n',
-    answered, good / microseconds * 1e6, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
+    answered, good / microseconds * 1e6, failed,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end

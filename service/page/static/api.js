@@ -19,7 +19,8 @@ export class ApiError extends Error {
   }
 
   get advice() {
-    return ADVICE[this.code] ?? ADVICE[this.status] ?? "Try again; if it happens again, tell the operator of this service.";
+    return ADVICE[this.code] ?? ADVICE[this.status]
+      ?? "Try again; if it happens again, tell the operator of this service.";
   }
 }
 
@@ -34,7 +35,8 @@ const ADVICE = {
   too_many_pixels: "Reduce the size of the picture first.",
   model_not_found: "Choose another model at the top of the page.",
   version_not_found: "Choose another version at the top of the page.",
-  management_disabled: "The operator can create a key: python -m service keys add NAME --scope manage.",
+  management_disabled:
+    "The operator can create a key: python -m service keys add NAME --scope manage.",
   401: "Enter an API key.",
   403: "Enter a key that is allowed to do this.",
   409: "", // the message says what to do

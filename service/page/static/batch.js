@@ -27,7 +27,9 @@ export class Batch {
     this.target = target;
     this.open = open;
     this.rows = files.map((file) => ({ file, result: null, error: null, line: null }));
-    this.progress = element("progress", { max: files.length, value: 0, "aria-label": "Pictures classified" });
+    this.progress = element(
+      "progress", { max: files.length, value: 0, "aria-label": "Pictures classified" },
+    );
     this.status = element("p", { class: "muted" }); // announced at the end, not after every picture
     this.stopButton = button("Stop", () => this.cancel());
     this.label = select("Label", [["", "all labels"]], () => this.#show());
@@ -36,14 +38,18 @@ export class Batch {
     });
     this.leastText = element("output", { for: "least-score" }, "0 %");
     this.state = select("Show", [
-      ["", "all pictures"], ["answered", "answered"], ["abstained", "abstained"], ["failed", "failed"],
+      ["", "all pictures"],
+      ["answered", "answered"], ["abstained", "abstained"], ["failed", "failed"],
     ], () => this.#show());
     this.heads = COLUMNS.map(([id, title], index) => element(
       "th", { scope: "col", "data-column": id }, button(title, () => this.#sortBy(index)),
     ));
     this.body = element("tbody", {});
     box.replaceChildren(
-      element("h2", {}, `${plural(files.length, "picture")} with ${target.model} version ${target.version}`),
+      element(
+        "h2", {},
+        `${plural(files.length, "picture")} with ${target.model} version ${target.version}`,
+      ),
       this.progress,
       this.status,
       element(
@@ -53,11 +59,14 @@ export class Batch {
         element("span", { class: "actions" },
           button("Download CSV", () => this.#download()), this.stopButton),
       ),
-      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results" }, element(
-        "table", { class: "grid" },
-        element("thead", {}, element("tr", {}, this.heads)),
-        this.body,
-      )),
+      element(
+        "div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results" },
+        element(
+          "table", { class: "grid" },
+          element("thead", {}, element("tr", {}, this.heads)),
+          this.body,
+        ),
+      ),
     );
     for (const row of this.rows) this.body.append((row.line = this.#renderLine(row)));
     this.#sortBy(0, false);
@@ -86,7 +95,8 @@ export class Batch {
 
   async #classify(row) {
     try {
-      row.result = await predict(this.target, row.file, { top_k: TOP_K, priority: BULK }, this.#stop.signal);
+      const options = { top_k: TOP_K, priority: BULK };
+      row.result = await predict(this.target, row.file, options, this.#stop.signal);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       row.error = error;
@@ -102,16 +112,21 @@ export class Batch {
   #renderLine(row) {
     const { file, result, error } = row;
     const address = row.address ?? (row.address = URL.createObjectURL(file));
-    const image = element("img", { src: address, alt: "", loading: "lazy", decoding: "async", width: 48, height: 48 });
+    const image = element("img", {
+      src: address, alt: "", loading: "lazy", decoding: "async", width: 48, height: 48,
+    });
     image.addEventListener("error", () => { image.style.visibility = "hidden"; });
-    const name = element("td", {}, button("", () => this.open(file), { class: "link", title: "Show this picture" }));
+    const open = button("", () => this.open(file), { class: "link", title: "Show this picture" });
+    const name = element("td", {}, open);
     name.firstChild.append(image, element("span", {}, file.name));
     if (error) {
       return element("tr", { class: "failed" }, name, element(
         "td", { colspan: 3 }, element("strong", {}, error.message), " ", error.advice,
       ));
     }
-    if (!result) return element("tr", {}, name, element("td", { colspan: 3, class: "muted" }, "waiting"));
+    if (!result) {
+      return element("tr", {}, name, element("td", { colspan: 3, class: "muted" }, "waiting"));
+    }
     const { label, score } = best(row);
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
     bar.firstChild.style.width = `${score * 100}%`;
@@ -136,10 +151,12 @@ export class Batch {
 
   #isShown(row) {
     const wanted = this.state.value;
-    const state = row.error ? "failed" : row.result?.abstained ? "abstained" : row.result ? "answered" : "";
+    const answered = row.result?.abstained ? "abstained" : row.result ? "answered" : "";
+    const state = row.error ? "failed" : answered;
     if (wanted && wanted !== state) return false;
     if (this.label.value && best(row)?.label !== this.label.value) return false;
-    return Number(this.least.value) === 0 || (best(row)?.score ?? -1) * 100 >= Number(this.least.value);
+    const least = Number(this.least.value);
+    return least === 0 || (best(row)?.score ?? -1) * 100 >= least;
   }
 
   #show() {
@@ -154,16 +171,20 @@ export class Batch {
     const shown = this.rows.filter((row) => !row.line.hidden).length;
     this.progress.value = done;
     this.status.textContent =
-      `${done.toLocaleString("en")} of ${plural(this.rows.length, "picture")} done, ${failed} failed` +
+      `${done.toLocaleString("en")} of ${plural(this.rows.length, "picture")} done, ` +
+      `${failed} failed` +
       (shown < this.rows.length ? `; ${shown} shown` : "");
   }
 
   #download() {
     const names = ["name", "label", "score", "abstained", "error", "detail"];
     const lines = this.rows.filter((row) => !row.line.hidden).map((row) => [
-      row.file.name, best(row)?.label, best(row)?.score, row.result?.abstained, row.error?.code, row.error?.message,
+      row.file.name, best(row)?.label, best(row)?.score, row.result?.abstained,
+      row.error?.code, row.error?.message,
     ]);
-    download(`${this.target.model}-${this.target.version}.csv`, toCsv([names, ...lines]), "text/csv");
+    download(
+      `${this.target.model}-${this.target.version}.csv`, toCsv([names, ...lines]), "text/csv",
+    );
   }
 }
 

@@ -1,4 +1,4 @@
-/** Takes a photograph, with the camera in the page or, where that is not allowed, with the phone's. */
+/** Takes a photograph: with the camera in the page or, where that is not allowed, the phone's. */
 
 import { button, element } from "./dom.js";
 

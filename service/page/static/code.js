@@ -11,7 +11,8 @@ export class CodeView {
     section.append(
       element("h1", {}, "Use it from code"),
       element(
-        "p", {}, "These requests return the answers of this page. Leave out the key if the service needs none. ",
+        "p", {}, "These requests return the answers of this page. ",
+        "Leave out the key if the service needs none. ",
         element("a", { href: "docs" }, "All routes and parameters"), ".",
       ),
       this.samples,
@@ -30,7 +31,9 @@ export class CodeView {
       return element(
         "div", { class: "card sample" },
         element("h2", {}, title), copy,
-        element("pre", { tabindex: 0, role: "region", "aria-label": title }, element("code", {}, text)),
+        element(
+          "pre", { tabindex: 0, role: "region", "aria-label": title }, element("code", {}, text),
+        ),
       );
     }));
   }

@@ -40,7 +40,10 @@ export class Comparison {
     this.choices.forEach((choice, place) => {
       const chosen = choice.value || `${Math.min(place, this.#targets.length - 1)}`;
       choice.replaceChildren(...this.#targets.map(({ model, version }, index) =>
-        element("option", { value: index, selected: `${index}` === chosen }, `${model} version ${version}`)));
+        element(
+          "option", { value: index, selected: `${index}` === chosen },
+          `${model} version ${version}`,
+        )));
     });
   }
 

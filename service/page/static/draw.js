@@ -15,15 +15,16 @@ export class DrawingBoard {
   #onErased;
 
   /**
-   * @param {(image: Blob, placement: object) => void} onDrawn - Called after every stroke with a PNG,
-   *   and with the `scale`, `x` and `y` that lay it over the board.
+   * @param {(image: Blob, placement: object) => void} onDrawn - Called after every stroke with a
+   *   PNG, and with the `scale`, `x` and `y` that lay it over the board.
    * @param {() => void} onErased - Called when what was drawn last is no longer there.
    */
   constructor(onDrawn, onErased) {
     this.#onDrawn = onDrawn;
     this.#onErased = onErased;
     this.canvas = element("canvas", {
-      width: SIDE, height: SIDE, role: "img", "aria-label": "Drawing board. Draw with a mouse, a pen or a finger.",
+      width: SIDE, height: SIDE, role: "img",
+      "aria-label": "Drawing board. Draw with a mouse, a pen or a finger.",
       onpointerdown: (event) => this.#begin(event),
       onpointermove: (event) => this.#extend(event),
       onpointerup: () => this.#finish(),
@@ -38,7 +39,10 @@ export class DrawingBoard {
         button("Undo", () => { this.#strokes.pop(); this.#changed(); }),
         button("Clear", () => { this.#strokes = []; this.#changed(); }),
       ),
-      element("p", { class: "muted small" }, "Draw here. Your drawing is centred and scaled before the model sees it."),
+      element(
+        "p", { class: "muted small" },
+        "Draw here. Your drawing is centred and scaled before the model sees it.",
+      ),
     );
     this.drawing = false;
     this.#paint();
@@ -91,21 +95,27 @@ export class DrawingBoard {
   #centred() {
     const points = this.#strokes.flat();
     const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
-    const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+    const [left, right] = [Math.min(...xs), Math.max(...xs)];
+    const [top, bottom] = [Math.min(...ys), Math.max(...ys)];
     const room = SIDE * (1 - 2 * MARGIN) - STROKE;
     const scale = Math.min(room / Math.max(right - left, 1), room / Math.max(bottom - top, 1), 3);
-    return { scale, x: SIDE / 2 - (scale * (left + right)) / 2, y: SIDE / 2 - (scale * (top + bottom)) / 2 };
+    const shift = (from, to) => SIDE / 2 - (scale * (from + to)) / 2;
+    return { scale, x: shift(left, right), y: shift(top, bottom) };
   }
 
   #paint(canvas = this.canvas, { scale, x, y } = { scale: 1, x: 0, y: 0 }) {
     const context = canvas.getContext("2d");
     context.fillStyle = this.#background;
     context.fillRect(0, 0, SIDE, SIDE);
-    Object.assign(context, { strokeStyle: this.#ink, lineWidth: STROKE, lineCap: "round", lineJoin: "round" });
+    Object.assign(
+      context, { strokeStyle: this.#ink, lineWidth: STROKE, lineCap: "round", lineJoin: "round" },
+    );
     for (const [first, ...others] of this.#strokes) {
       context.beginPath();
       context.moveTo(first[0] * scale + x, first[1] * scale + y);
-      for (const [px, py] of others.length ? others : [first]) context.lineTo(px * scale + x, py * scale + y);
+      for (const [px, py] of others.length ? others : [first]) {
+        context.lineTo(px * scale + x, py * scale + y);
+      }
       context.stroke();
     }
   }

@@ -75,7 +75,8 @@ export class Examples {
         );
       })),
       element("p", { class: "muted small" },
-        "The most similar examples, with the labels that the model gives them. 0 is the same picture, 1 has nothing in common."),
+        "The most similar examples, with the labels that the model gives them. ",
+        "0 is the same picture, 1 has nothing in common."),
     );
   }
 

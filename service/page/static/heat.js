@@ -18,7 +18,8 @@ export class HeatMap {
     this.canvas = element("canvas", { class: "heat", "aria-hidden": "true", hidden: true });
     frame.append(this.canvas);
     this.slider = element("input", {
-      type: "range", id: "opacity", min: 0, max: 100, value: START_OPACITY, oninput: () => this.#fade(),
+      type: "range", id: "opacity", min: 0, max: 100, value: START_OPACITY,
+      oninput: () => this.#fade(),
     });
     this.caption = element("p", { class: "muted small" });
     this.controls = element(
@@ -51,7 +52,8 @@ export class HeatMap {
     context.setTransform(inside, 0, 0, inside, scale * this.placement.x, scale * this.placement.y);
     context.drawImage(paint(map), region.left, region.top, region.width, region.height);
     this.canvas.dataset.label = label;
-    this.caption.textContent = `Bright parts support “${label}”. Choose another label to see its map.`;
+    this.caption.textContent =
+      `Bright parts support “${label}”. Choose another label to see its map.`;
     this.#fade();
   }
 

@@ -30,10 +30,15 @@ function show(scope, refused) {
     { method: "dialog" },
     element("h2", { id: "api-key-title" }, "API key"),
     element("p", {}, PURPOSES[scope]),
-    refused && element("p", { class: "notice bad", role: "alert" }, `The key was refused: ${refused}`),
+    refused && element(
+      "p", { class: "notice bad", role: "alert" }, `The key was refused: ${refused}`,
+    ),
     element("label", { for: "api-key" }, "Key"),
     input,
-    element("p", { class: "muted", id: "api-key-help" }, "It stays in the memory of this tab and is never stored."),
+    element(
+      "p", { class: "muted", id: "api-key-help" },
+      "It stays in the memory of this tab and is never stored.",
+    ),
     element(
       "p",
       { class: "actions" },

@@ -133,7 +133,10 @@ function difference(before, now, at) {
   };
 }
 
-/** A quantile in milliseconds from the counts of a histogram, as Prometheus interpolates it; null without requests. */
+/**
+ * A quantile in milliseconds from the counts of a histogram, as Prometheus interpolates it; null
+ * without requests.
+ */
 function quantile(counts, bounds, share) {
   const rank = share * counts.reduce((sum, count) => sum + count, 0);
   if (rank <= 0) return null;
@@ -154,7 +157,9 @@ class Plot {
     [this.read, this.format] = [read, format];
     this.value = element("p", { class: "large" }, "–");
     this.canvas = element("canvas", { height: HEIGHT * 2, "aria-hidden": "true" });
-    this.box = element("div", { class: "card plot" }, element("h2", {}, title), this.value, this.canvas);
+    this.box = element(
+      "div", { class: "card plot" }, element("h2", {}, title), this.value, this.canvas,
+    );
   }
 
   show(history) {
@@ -166,7 +171,9 @@ class Plot {
     this.canvas.width = width * 2; // setting the width clears it
     context.setTransform(2, 0, 0, 2, 0, 0);
     const colour = getComputedStyle(this.box).getPropertyValue("--bar");
-    Object.assign(context, { strokeStyle: colour, fillStyle: colour, lineWidth: 2, lineJoin: "round" });
+    Object.assign(
+      context, { strokeStyle: colour, fillStyle: colour, lineWidth: 2, lineJoin: "round" },
+    );
     const top = Math.max(...values, 1e-9);
     const points = values
       .map((value, index) => [

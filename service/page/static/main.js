@@ -79,7 +79,8 @@ async function choose(model, version) {
   const choice = (latestChoice += 1);
   try {
     const detail = await getJson(`v1/models/${encodeURIComponent(model)}`);
-    const serves = detail.versions.some((each) => each.version === version && each.state === "ready");
+    const serves = detail.versions
+      .some((each) => each.version === version && each.state === "ready");
     const target = await loadTarget(detail, serves ? version : detail.version);
     if (choice === latestChoice) use(target);
   } catch (error) {

@@ -42,31 +42,47 @@ export class ModelsView {
       element("caption", { class: "visually-hidden" }, `Versions of ${model}`),
       element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, COLUMNS.map((title) =>
         element("th", { scope: "col", role: "columnheader" }, title)))),
-      element("tbody", { role: "rowgroup" }, versions.map((each) => this.#renderVersion(detail, each))),
+      element(
+        "tbody", { role: "rowgroup" }, versions.map((each) => this.#renderVersion(detail, each)),
+      ),
     );
     return element(
       "article", { class: "card", "data-model": model },
       element("h2", {}, model, " ", chip(detail.state), detail.default && chip("default")),
       detail.reason && element("p", { class: "notice bad" }, detail.reason),
-      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Versions of ${model}` }, table),
-      hasAliases(detail) && element("p", { class: "actions" }, button("Roll back the newest promotion", () =>
-        this.#change(`Undo the newest promotion of ${model}?`, `${modelPath(model)}/rollback`, {}, place))),
+      element(
+        "div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": `Versions of ${model}` },
+        table,
+      ),
+      hasAliases(detail) && element(
+        "p", { class: "actions" },
+        button("Roll back the newest promotion", () => {
+          const question = `Undo the newest promotion of ${model}?`;
+          return this.#change(question, `${modelPath(model)}/rollback`, {}, place);
+        }),
+      ),
     );
   }
 
   #renderVersion(detail, { version, state, reason, held }) {
     const aliases = Object.entries(detail.aliases ?? {}).filter(([, number]) => number === version);
-    const cell = (column, ...children) =>
-      element("td", { role: "cell", "data-title": COLUMNS[column] }, element("div", {}, ...children));
+    const cell = (column, ...children) => element(
+      "td", { role: "cell", "data-title": COLUMNS[column] }, element("div", {}, ...children),
+    );
     const [accuracy, proof] = [element("span", {}, "…"), element("span", {}, "…")];
     const more = element("td", { role: "cell", colspan: COLUMNS.length });
     const moreRow = element("tr", { role: "row", hidden: true }, more);
     const toggle = button(`${version}`, () => {
       moreRow.hidden = !moreRow.hidden;
       toggle.setAttribute("aria-expanded", `${!moreRow.hidden}`);
-    }, { "aria-expanded": "false", "aria-label": `Version ${version}: details`, class: "link disclosure" });
+    }, {
+      "aria-expanded": "false", "aria-label": `Version ${version}: details`,
+      class: "link disclosure",
+    });
     const path = `${modelPath(detail.model)}/versions/${version}`;
-    const place = `[data-model="${CSS.escape(detail.model)}"] [data-version="${version}"] .disclosure`;
+    const row = `[data-model="${CSS.escape(detail.model)}"] [data-version="${version}"]`;
+    const place = `${row} .disclosure`;
     getJson(path).then((found) => {
       accuracy.textContent = describeAccuracy(found.metrics);
       proof.textContent = `${found.proof}, ${found.golden_images} golden images`;
@@ -75,9 +91,12 @@ export class ModelsView {
       accuracy.textContent = "–";
       proof.textContent = error.message;
     });
-    const change = (title, question, action) =>
-      button(title, () => this.#change(question, `${path}/${action}`, action === "promote" ? {} : null, place),
+    const change = (title, question, action) => {
+      const body = action === "promote" ? {} : null;
+      return button(title, () => this.#change(question, `${path}/${action}`, body, place),
         { "aria-label": `${title} version ${version} of ${detail.model}` });
+    };
+    const named = `version ${version} of ${detail.model}`;
     return [
       element(
         "tr", { role: "row", "data-version": version },
@@ -88,10 +107,12 @@ export class ModelsView {
         cell(
           4, element(
             "span", { class: "actions" },
-            hasAliases(detail) && change("Promote", `Point production of ${detail.model} to version ${version}?`, "promote"),
+            hasAliases(detail) && change(
+              "Promote", `Point production of ${detail.model} to version ${version}?`, "promote",
+            ),
             state === "ready"
-              ? change("Unload", `Stop serving version ${version} of ${detail.model} on this replica?`, "unload")
-              : change("Load", `Serve version ${version} of ${detail.model} on this replica?`, "load"),
+              ? change("Unload", `Stop serving ${named} on this replica?`, "unload")
+              : change("Load", `Serve ${named} on this replica?`, "load"),
           ),
         ),
       ),
@@ -112,7 +133,7 @@ export class ModelsView {
     this.problem.scrollIntoView({ block: "center" });
   }
 
-  /** @param {string} place - The selector of what gets the focus, which drawing the list again loses. */
+  /** @param {string} place - The selector of what gets the focus after the list is drawn again. */
   async #change(question, path, body, place) {
     if (!(await confirmed(question))) return;
     try {
@@ -138,7 +159,8 @@ function chip(text) {
 function describeAccuracy(metrics) {
   if (!metrics) return "not measured";
   const interval = metrics.top1_interval?.map(percent).join(" to ");
-  return `${percent(metrics.top1)}${interval ? ` (${interval})` : ""}, ${metrics.test_images.toLocaleString("en")} images`;
+  const images = metrics.test_images.toLocaleString("en");
+  return `${percent(metrics.top1)}${interval ? ` (${interval})` : ""}, ${images} images`;
 }
 
 function renderDetails(found, openReport) {
@@ -146,22 +168,26 @@ function renderDetails(found, openReport) {
     ...found.gate.map((each) => ["all", each]),
     ...found.variants.flatMap(({ precision, gate }) => gate.map((each) => [precision, each])),
   ];
+  const { training, derived_from: source } = found;
   const facts = [
     ["Published", new Date(found.created_at).toLocaleString()],
     ["Digest", found.digest],
     ["Labels", found.class_names.join(", ")],
-    found.training && ["Trained", `${found.training.architecture} on ${found.training.data.name}, ` +
-      `${plural(found.training.epochs, "epoch")}, seed ${found.training.seed}, run ${found.training.run_id}`],
-    found.training && ["Repeat it", found.training.command],
+    training && ["Trained", `${training.architecture} on ${training.data.name}, ` +
+      `${plural(training.epochs, "epoch")}, seed ${training.seed}, run ${training.run_id}`],
+    training && ["Repeat it", training.command],
     found.imported && ["Imported from", `${found.imported.name} (${found.imported.kind})`],
-    found.derived_from && ["Derived from", `${found.derived_from.model} version ${found.derived_from.version ?? "?"}`],
+    source && ["Derived from", `${source.model} version ${source.version ?? "?"}`],
   ].filter(Boolean);
-  const report = found.training?.report ? "Training report" : found.metrics?.report && "Evaluation report";
+  const report = training?.report ? "Training report"
+    : found.metrics?.report && "Evaluation report";
   return element(
     "div", { class: "details" },
     report && element("p", {}, button(report, openReport,
       { "aria-label": `${report} of ${found.model} version ${found.version}, in a new tab` })),
-    element("dl", {}, facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
+    element("dl", {}, facts.flatMap(
+      ([name, text]) => [element("dt", {}, name), element("dd", {}, text)],
+    )),
     checks.length > 0 && renderChecks(checks),
   );
 }
@@ -173,11 +199,14 @@ function renderChecks(checks) {
   return element(
     "table", {},
     element("caption", {}, "Gates"),
-    element("thead", {}, element("tr", {}, titles.map((title) => element("th", { scope: "col" }, title)))),
+    element("thead", {}, element(
+      "tr", {}, titles.map((title) => element("th", { scope: "col" }, title)),
+    )),
     element("tbody", {}, checks.map(([variant, each]) => element(
       "tr", {},
       element("th", { scope: "row", title: each.detail },
-        each.check.split("_").flatMap((word, place) => (place ? ["_", element("wbr"), word] : [word]))),
+        each.check.split("_")
+          .flatMap((word, place) => (place ? ["_", element("wbr"), word] : [word]))),
       named && element("td", {}, variant),
       element("td", {}, figure(each.value)),
       element("td", {}, `${each.comparison === "at_least" ? "≥" : "≤"} ${figure(each.threshold)}`),

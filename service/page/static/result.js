@@ -54,7 +54,9 @@ function renderVerdict(result) {
   return element(
     "div",
     { class: "verdict" },
-    element("p", { class: "label" }, best.label, element("span", { class: "score" }, percent(best.score))),
+    element(
+      "p", { class: "label" }, best.label, element("span", { class: "score" }, percent(best.score)),
+    ),
     element("p", {}, sureness(best.score)),
   );
 }
@@ -68,7 +70,10 @@ function renderBars(result, onLabel) {
   };
   return element(
     "ol",
-    { class: `bars${result.abstained ? " faint" : ""}`, "aria-label": "Labels, most probable first" },
+    {
+      class: `bars${result.abstained ? " faint" : ""}`,
+      "aria-label": "Labels, most probable first",
+    },
     result.predictions.map(({ label, index, score }, rank) => {
       const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
       bar.firstChild.style.width = `${Math.max(score * 100, 0.5)}%`;
@@ -77,7 +82,8 @@ function renderBars(result, onLabel) {
         { "data-label": label },
         onLabel
           ? button(label, (event) => choose(event, index), {
-            class: "name", "aria-pressed": `${rank === 0}`, title: "Show where the model looked for this",
+            class: "name", "aria-pressed": `${rank === 0}`,
+            title: "Show where the model looked for this",
           })
           : element("span", { class: "name" }, label),
         bar,
@@ -102,7 +108,9 @@ function describeScores(target) {
   const scores = calibration
     ? "Scores are calibrated: about 80 % of the answers with a score of 80 % are right."
     : "Scores are not calibrated: they may be too high or too low.";
-  return canAbstain ? scores : `${scores} This model cannot tell when a picture is unlike its training images.`;
+  return canAbstain
+    ? scores
+    : `${scores} This model cannot tell when a picture is unlike its training images.`;
 }
 
 function renderTimings(result) {
@@ -128,7 +136,9 @@ function renderTimings(result) {
 }
 
 function renderTiming(name, value) {
-  return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, milliseconds(value)));
+  return element(
+    "tr", {}, element("th", { scope: "row" }, name), element("td", {}, milliseconds(value)),
+  );
 }
 
 /** An error, with what it means and what to do. */

@@ -77,7 +77,8 @@ export class TryView {
     const drawable = Math.max(input.height, input.width) <= MAX_DRAWING_SIDE;
     this.drawButton.hidden = !drawable;
     this.board.use(preprocessing.background);
-    if (!sameModel) this.#toggleBoard(drawable && target.detail.class_names.every((name) => name.length === 1));
+    const areCharacters = target.detail.class_names.every((name) => name.length === 1);
+    if (!sameModel) this.#toggleBoard(drawable && areCharacters);
     this.#showCoverages(target.detail.coverages ?? []);
     this.examples.use(target);
     if (this.#image) this.#classifyAgain();
@@ -170,7 +171,9 @@ export class TryView {
       },
       onerror: () => {
         URL.revokeObjectURL(address);
-        frame.replaceWith(element("p", { class: "muted" }, `${name}: your browser cannot show this format.`));
+        frame.replaceWith(element(
+          "p", { class: "muted" }, `${name}: your browser cannot show this format.`,
+        ));
       },
     });
     const frame = element("div", { class: "frame" }, shown);
@@ -203,7 +206,10 @@ export class TryView {
     this.coverage.hidden = coverages.length === 0 || !this.#image;
     const choices = [["", "off"], ...coverages.map((each) => [`${each}`, `${each * 100} %`])];
     this.coverage.replaceChildren(
-      element("legend", {}, "Also show a set of labels that contains the right one with a probability of"),
+      element(
+        "legend", {},
+        "Also show a set of labels that contains the right one with a probability of",
+      ),
       ...choices.map(([value, text]) => element(
         "label", {},
         element("input", {
@@ -218,7 +224,8 @@ export class TryView {
   #toggleBoard(open = this.board.box.hidden) {
     this.board.box.hidden = !open;
     this.picture.hidden = open;
-    this.heatBox.hidden = this.heat !== null && this.board.frame.contains(this.heat.canvas) !== open;
+    this.heatBox.hidden =
+      this.heat !== null && this.board.frame.contains(this.heat.canvas) !== open;
     this.drawButton.setAttribute("aria-expanded", `${open}`);
   }
 
@@ -229,7 +236,8 @@ export class TryView {
 
   #acceptDrops(section) {
     let inside = 0; // dragenter and dragleave come for every child
-    const images = (transfer) => [...transfer.files].filter((file) => !file.type || file.type.startsWith("image/"));
+    const images = (transfer) =>
+      [...transfer.files].filter((file) => !file.type || file.type.startsWith("image/"));
     const highlight = (change) => {
       inside = change ? Math.max(0, inside + change) : 0;
       section.classList.toggle("dropping", inside > 0);
