@@ -10,6 +10,7 @@ ResNet-50 of benchmarks/resnet50.py, gets one with random weights.
 
 import argparse
 import io
+import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -114,7 +115,10 @@ def main() -> None:
     columns = [f"{kind}, {labels} label{'s' * (labels > 1)}" for kind in KINDS for labels in LABELS]
     lines = [
         "# The cost of an explanation\n",
-        f"Written by `benchmarks/explanation_cost.py`. {describe_machine(PACKAGES)}.\n",
+        *textwrap.wrap(
+            f"Written by `benchmarks/explanation_cost.py`. {describe_machine(PACKAGES)}.", 100
+        ),
+        "",
         "One image of 640x427, one thread. Percent of the CPU time of the model's run: median and",
         "quartiles of the rounds.\n",
         f"| version | model | output of features | {' | '.join(columns)} |",

@@ -143,6 +143,36 @@ def test_a_class_name_is_defined_once() -> None:
     }
 
 
+def own_text_files() -> Iterator[Path]:
+    """Code and pages of this repository that are neither generated nor from other projects."""
+    folders = (*PACKAGES, "benchmarks", "client", "docs", "resident", "tests")
+    suffixes = {".py", ".js", ".css", ".lua", ".md"}
+    foreign = ("_pb2.py", "swagger-ui-bundle.js", "swagger-ui.css", "axe.min.js", "report.md")
+    paths = [*ROOT.glob("*.md"), *(path for each in folders for path in (ROOT / each).rglob("*"))]
+    for path in paths:
+        if path.suffix in suffixes and not path.name.endswith(foreign):
+            yield path
+
+
+def is_table_or_link(line: str) -> bool:
+    return line.lstrip().startswith(("|", "![")) or "http" in line
+
+
+def test_a_line_has_at_most_100_columns() -> None:
+    """Ruff does not count the comments for itself and for mypy, and reads no other language."""
+    long = []
+    for path in own_text_files():
+        in_code = False
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if path.suffix == ".md":
+                in_code ^= line.lstrip().startswith("```")
+                if in_code or is_table_or_link(line):
+                    continue
+            if len(line) > 100:
+                long.append(f"{path.relative_to(ROOT)}:{number}")
+    assert not long
+
+
 def test_the_walk_sees_imports_inside_functions() -> None:
     """Otherwise the tests above would miss them."""
     source = "def f():\n    from torch import nn\n    import rich.table"
