@@ -1,4 +1,4 @@
-"""The built-in digits as older releases published them: in fp32 only, without a report."""
+"""The built-in digits as older releases published them: in fp32, without report and top scores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +23,6 @@ def publish_older_digits(
         assert manifest.metrics is not None
     del fields["files"], fields["model"], files["report.html"], files["model.int8.onnx"]
     fields["variants"] = tuple(each for each in manifest.variants if each.precision == "fp32")
-    fields["metrics"] = manifest.metrics.model_copy(update={"report": None})
+    fields["metrics"] = manifest.metrics.model_copy(update={"report": None, "top_scores": None})
     store.publish(DIGITS, fields | changes, {**files, **(other_files or {})})
     return store

@@ -41,6 +41,12 @@ def test_the_next_version_has_a_report_and_test_images(tmp_path: Path) -> None:
         assert old is not None
         assert (metrics.top1, metrics.test_images) == (old.top1, 359)
         assert abs(metrics.loss - old.loss) < 1e-4  # type: ignore[operator]
+        expected = shipped.manifest.metrics
+        assert old.top_scores is None
+        assert metrics.top_scores is not None
+        assert expected is not None
+        assert expected.top_scores is not None
+        assert abs(metrics.top_scores.mean - expected.top_scores.mean) < 1e-4
         page = Page(after.read_file(str(after.manifest.report_file)))
         for part in ("classes", "confusion", "worst", "labels", "calibration", "data"):
             assert page.part(part)
