@@ -23,10 +23,12 @@ after step 1, so that they cost little.
 
 Steps 3, 4 and 10 are those of the image API, `http/image_api`; `http/dialect` says what another
 protocol provides. Image URLs, where they are allowed, are fetched after step 4
-(`prediction/image_fetcher`). `http/predict_endpoint` then writes the response, counts it
-(`http/metrics`), logs it (`http/access_log`) and ends its span (`http/request_tracing`). Errors
-become responses in `http/problem_details`. `prediction/request` has the values that these steps
-pass on.
+(`prediction/image_fetcher`). In step 8, each image is an `engine/queued_image`, those of a tensor
+are an `engine/image_group`, and `engine/lone_run` says how a lone image is run. Step 9 uses
+`engine/classification` for the probabilities. `http/predict_endpoint` then writes the response,
+counts it (`http/metrics`), logs it (`http/access_log`) and ends its span (`http/request_tracing`).
+Errors become responses in `http/problem_details`. `prediction/request` has the values that these
+steps pass on.
 
 `versions/` decides which versions can be leased. `workers/` runs several processes, each of which
 answers requests as above.
