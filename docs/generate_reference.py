@@ -230,6 +230,13 @@ def cli_page() -> str:
         "",
         "`python -m service`, `python -m model_store` and `python -m training` have them too.",
         "",
+        "To complete commands and options in the shell, add this to `~/.bashrc`; for zsh or fish,",
+        "replace `bash`:",
+        "",
+        "```sh",
+        'eval "$(_RESIDENT_COMPLETE=bash_source resident)"',
+        "```",
+        "",
     ]
     lines += help_of(resident, click.Context(resident, info_name="resident"), 2)
     return "\n".join(lines)
